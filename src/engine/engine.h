@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The contract of an engine: a way of running vCPUs.
+ *
+ *  - available: may be called at any time; 0, or -errno with the sentence that says what the host
+ *    lacks. caps tells the composition of the CPUID model what the engine cannot run.
+ *  - vm_init/vm_fini: once per VM, before the first vCPU thread; the engine adds its mem_listener.
+ *  - vcpu_init/vcpu_fini: on the wiring thread.
+ *  - run: on the vCPU's own thread. Executes until v->counters.instructions >= limit (EXIT_NONE),
+ *    HLT with nothing pending (EXIT_HLT), VCPU_REQUEST_STOP (EXIT_REQUEST; the bit is left set for
+ *    the machine to clear), triple fault (EXIT_SHUTDOWN), or failure of the host (EXIT_ERROR, the
+ *    sentence logged). Port, MMIO, MSR, CPUID and the like are served inside through the gate and
+ *    counted in v->counters. Polls v->requests at least every 4,096 instructions; with a limit, it
+ *    stops exactly there (REP counts each iteration).
+ *  - sync: moves register groups into struct vcpu; run() of software engines leaves all valid.
+ *
+ * Threads: run may be on several vCPUs at once. Pre: v->unwind is the engine's to set.
+ */
+#ifndef DOPPEL_ENGINE_ENGINE_H
+#define DOPPEL_ENGINE_ENGINE_H
+
+#include "engine/gate.h"
+
+struct engine_ops {
+    const char *name;
+    const char *summary; /* for --help */
+    int (*available)(struct error *e);
+    int (*vm_init)(struct x86_platform *p, void **engine_vm, struct error *e);
+    void (*vm_fini)(void *engine_vm);
+    int (*vcpu_init)(void *engine_vm, struct vcpu *v, struct error *e);
+    void (*vcpu_fini)(struct vcpu *v);
+    enum exit_reason (*run)(struct vcpu *v, uint64_t limit);
+};
+
+extern const struct engine_ops engine_interp;
+extern const struct engine_ops engine_none; /* runs nothing: EXIT_HLT at once */
+
+/* NULL-terminated, in the order of preference of `auto`. */
+extern const struct engine_ops *const engines[];
+
+/* "auto" or a name. NULL with the sentence when unknown or not available here. */
+const struct engine_ops *engine_find(const char *name, struct error *e);
+
+#endif

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The one gate for everything that the guest's own state does not determine (decision 12). Engines
+ * and x86/ reach time, randomness, devices and interrupts only through here, each at a position:
+ * v->counters.instructions, exact at the call. Lockstep, record and replay put another table in
+ * place of gate_live; nothing else changes.
+ */
+#ifndef DOPPEL_ENGINE_GATE_H
+#define DOPPEL_ENGINE_GATE_H
+
+#include "bus/bus.h"
+#include "x86/vcpu.h"
+
+struct gate_ops {
+    uint64_t (*tsc)(struct vcpu *v); /* without tsc_offset */
+    bool (*random)(struct vcpu *v, bool seed, uint64_t *value); /* RDRAND, RDSEED */
+    uint64_t (*read)(struct vcpu *v, enum bus_space space, uint64_t address, unsigned size);
+    void (*write)(struct vcpu *v, enum bus_space space, uint64_t address, uint64_t value,
+                  unsigned size);
+    int (*acknowledge)(struct vcpu *v); /* vector or -1 */
+};
+
+extern const struct gate_ops gate_live; /* the clock, the bus, the host's RDRAND; counts exits */
+
+static inline uint64_t gate_tsc(struct vcpu *v)
+{
+    return v->platform->gate->tsc(v);
+}
+static inline bool gate_random(struct vcpu *v, bool seed, uint64_t *value)
+{
+    return v->platform->gate->random(v, seed, value);
+}
+static inline uint64_t gate_read(struct vcpu *v, enum bus_space space, uint64_t address,
+                                 unsigned size)
+{
+    return v->platform->gate->read(v, space, address, size);
+}
+static inline void gate_write(struct vcpu *v, enum bus_space space, uint64_t address,
+                              uint64_t value, unsigned size)
+{
+    v->platform->gate->write(v, space, address, value, size);
+}
+static inline int gate_acknowledge(struct vcpu *v)
+{
+    return v->platform->gate->acknowledge(v);
+}
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Run one copied instruction on the host: all x87, MMX, SSE … AVX-512 instructions of the reference
+ * engine go through here (decision 5). The instruction is re-encoded so that its memory operand, if
+ * any, is a bounce buffer of the same alignment, its general registers are the guest's, and no
+ * register of doppel is touched; guest vector state is loaded from and saved to v->xsave.
+ *
+ * Exceptions of the instruction itself: #XM (SIMD) and #MF are raised in the guest by looking at
+ * the unmasked status before running (x87) or catching SIGFPE (SSE); #UD, #NM by CR0.TS/EM,
+ * CR4.OSFXSR/OSXSAVE, XCR0 before running; alignment #GP(0)/#AC by the operand rule of the
+ * instruction. x87 FIP/FDP/FOP are the guest's, written here, never the host's.
+ */
+#ifndef DOPPEL_ENGINE_HOST_COPY_H
+#define DOPPEL_ENGINE_HOST_COPY_H
+
+#include <Zydis/Zydis.h>
+
+#include "x86/vcpu.h"
+
+struct copy_code; /* one prepared instruction: executable stub and operand description */
+
+struct copy_cache; /* per VM: the executable memory and the stubs by instruction bytes */
+
+int copy_cache_create(struct copy_cache **out, struct error *e);
+void copy_cache_destroy(struct copy_cache *c);
+
+/* The stub for the instruction (bytes and its Zydis decode, 64-bit or compatibility mode), shared
+ * among equal bytes; NULL when it is not one that may be copied (then it is unsupported). */
+const struct copy_code *copy_prepare(struct copy_cache *c, const ZydisDecodedInstruction *insn,
+                                     const ZydisDecodedOperand *operands, const uint8_t *bytes);
+
+/* Runs it: memory operands through the guest's TLB with x86_linear checks, flags and general
+ * registers in and out of v. Raises guest exceptions before anything architectural changed. Does
+ * not advance rip. effective_address = offset in segment of the memory operand, already computed
+ * (ignored when there is none, or VSIB: computed inside). */
+void copy_run(struct vcpu *v, const struct copy_code *code, uint64_t effective_address);
+
+/* XSAVE, XSAVEOPT, XSAVEC, XRSTOR, FXSAVE, FXRSTOR, FNSTENV/FSAVE family, by hand on v->xsave with
+ * guest XCR0, at the linear address; raise as the manual says. */
+void fpu_xsave(struct vcpu *v, uint64_t linear, uint64_t mask, bool compact, bool optimized,
+               bool rex_w);
+void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w);
+void fpu_fxsave(struct vcpu *v, uint64_t linear, bool rex_w);
+void fpu_fxrstor(struct vcpu *v, uint64_t linear, bool rex_w);
+
+/* Power-up state of v->xsave (SDM 3A table 9-1; INIT keeps it). */
+void fpu_reset(struct vcpu *v);
+
+#endif

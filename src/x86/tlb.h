@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The software TLB and the guest's accesses to linear addresses (SDM 3A 4.10).
+ *
+ * Three TLBs, one per reach: what a user access, a supervisor access, and a supervisor access that
+ * SMAP does not stop (RFLAGS.AC, or SMAP off) may touch. A tag is the linear page address with the
+ * address-space number (asid) in its low 12 bits: a new asid forgets an address space in O(1), and
+ * PCIDs keep theirs. An entry serves reads, writes and fetches each by its own tag, which is
+ * TLB_NONE where that access must take the slow path: MMIO, ROM writes, pages that hold decoded
+ * code (write), a page whose D bit is clear (write), pages with an armed data breakpoint.
+ *
+ * A vCPU's TLB is written only by its own thread (decision 9).
+ *
+ * Fast path: tag equal and the access within the page -> one host access of the guest's width at
+ * addend + linear address. Everything else: tlb_load_slow and friends, which walk, set A/D, cross
+ * pages (both checked before either is written), reach devices through the gate, or raise.
+ */
+#ifndef DOPPEL_X86_TLB_H
+#define DOPPEL_X86_TLB_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+struct vcpu;
+
+enum tlb_reach { REACH_USER, REACH_SUPERVISOR, REACH_SUPERVISOR_AC, REACH_COUNT };
+
+#define TLB_ENTRIES 1024u
+#define TLB_NONE    UINT64_MAX /* no page | asid is this: asid 0xfff is never used */
+#define TLB_PCIDS   8u         /* address spaces whose asid is remembered */
+
+struct tlb_entry {
+    uint64_t read, write, fetch; /* tags */
+    uintptr_t addend;            /* host page - linear page */
+};
+
+struct tlb {
+    struct tlb_entry entries[REACH_COUNT][TLB_ENTRIES];
+    uint64_t asid; /* of the current address space, 0…0xffe */
+    uint64_t next_asid;
+    struct {
+        uint16_t pcid;
+        bool valid;
+        uint64_t asid;
+    } spaces[TLB_PCIDS];
+    uint32_t next_space;
+    /* Linear range that holds pages larger than 4 KiB: INVLPG inside it flushes all (a large page's
+     * entry goes as one, SDM 3A 4.10.4.1). mask 0 = none. */
+    uint64_t large_base, large_mask;
+    uint64_t fetch_generation; /* moves whenever a cached fetch translation may have gone */
+};
+
+void tlb_init(struct tlb *t);
+/* All of it, global pages too: MOV CR0/CR4, WRMSR EFER, reset. */
+void tlb_flush_all(struct vcpu *v);
+/* MOV CR3 (after cr3 was replaced): keep = bit 63 was set under CR4.PCIDE. */
+void tlb_switch_space(struct vcpu *v, bool keep);
+void tlb_invlpg(struct vcpu *v, uint64_t linear);
+/* INVPCID types 0 to 3 (SDM 2A); operands were checked. */
+void tlb_invpcid(struct vcpu *v, unsigned type, uint16_t pcid, uint64_t linear);
+/* The physical page at `host` may no longer be written by the fast path (it now holds code). */
+void tlb_protect_page(struct vcpu *v, const uint8_t *host_page);
+
+static inline struct tlb_entry *tlb_entry_of(struct tlb *t, enum tlb_reach reach, uint64_t linear)
+{
+    return &t->entries[reach][(linear >> 12) & (TLB_ENTRIES - 1)];
+}
+
+static inline uint64_t tlb_tag(const struct tlb *t, uint64_t linear)
+{
+    return (linear & ~(uint64_t)0xfff) | t->asid;
+}
+
+/* Slow paths; size is 1, 2, 4 or 8. They raise #PF, or #GP(0)/#SS(0) never (canonical and segment
+ * checks are the caller's, done on the effective address). */
+uint64_t tlb_load_slow(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned size);
+void tlb_store_slow(struct vcpu *v, enum tlb_reach reach, uint64_t linear, uint64_t value,
+                    unsigned size);
+
+/* Any length up to 4096: for vector operands, XSAVE areas, descriptors. Checks all pages before the
+ * first byte is written. Not single-copy atomic above 8 bytes (nor is the hardware). */
+void tlb_read_bytes(struct vcpu *v, enum tlb_reach reach, uint64_t linear, void *out, unsigned n);
+void tlb_write_bytes(struct vcpu *v, enum tlb_reach reach, uint64_t linear, const void *bytes,
+                     unsigned n);
+
+/* A host pointer for a read-modify-write of `size` bytes (1 to 64) that lies within one page of RAM
+ * and may be written, for LOCK by the host's LOCK; the page walk has set A and D. NULL when it
+ * crosses a page or is not plain RAM: then tlb_probe_write, load, store under x86_lock_split.
+ * `wrote` must be called with the pointer after the store (dirty and code flags). Raises #PF. */
+void *tlb_pointer_rmw(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned size);
+void tlb_pointer_wrote(struct vcpu *v, void *host, unsigned size);
+
+/* Raises as a write (or read) of n bytes would, and changes nothing but A/D bits. */
+void tlb_probe(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned n, bool write);
+
+/* The instruction fetch: the host page of the linear page and its guest-physical address; raises
+ * #PF with the fetch bit. NULL when the page is not RAM or ROM (the caller fetches bytes through
+ * the gate or raises). `physical` may be NULL. */
+const uint8_t *tlb_fetch_page(struct vcpu *v, uint64_t linear, uint64_t *physical);
+
+#endif
