@@ -32,18 +32,18 @@ struct field {
     uint32_t count;  /* elements; 1 for a scalar */
 };
 
-#define FIELD(type, member)                                                                        \
-    {                                                                                              \
-        #member, offsetof(type, member), sizeof(((type *)0)->member), 1                            \
+#define FIELD(type, member)                                             \
+    {                                                                   \
+#member, offsetof(type, member), sizeof(((type *)0)->member), 1 \
     }
-#define FIELD_ARRAY(type, member)                                                                  \
-    {                                                                                              \
-        #member, offsetof(type, member), sizeof(((type *)0)->member[0]),                           \
-            sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0])                           \
+#define FIELD_ARRAY(type, member)                                        \
+    {                                                                    \
+#member, offsetof(type, member), sizeof(((type *)0)->member[0]), \
+            sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0]) \
     }
-#define FIELD_END                                                                                  \
-    {                                                                                              \
-        NULL, 0, 0, 0                                                                              \
+#define FIELD_END     \
+    {                 \
+        NULL, 0, 0, 0 \
     }
 
 struct field_table {

@@ -12,7 +12,7 @@
 #include "x86/vcpu.h"
 
 struct gate_ops {
-    uint64_t (*tsc)(struct vcpu *v); /* without tsc_offset */
+    uint64_t (*tsc)(struct vcpu *v);                            /* without tsc_offset */
     bool (*random)(struct vcpu *v, bool seed, uint64_t *value); /* RDRAND, RDSEED */
     uint64_t (*read)(struct vcpu *v, enum bus_space space, uint64_t address, unsigned size);
     void (*write)(struct vcpu *v, enum bus_space space, uint64_t address, uint64_t value,

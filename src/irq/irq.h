@@ -2,8 +2,8 @@
 /*
  * Interrupt routing of a PC: lines (GSI) to the PIC pair and the I/O APIC, MSIs to the local APICs.
  *
- * A device holds a `struct irq_line` and only raises or lowers it. GSI 0-15 go to the PIC pin of the
- * same number and to the I/O APIC pin, but for GSI 0 (the PIT), which is I/O APIC pin 2, as the
+ * A device holds a `struct irq_line` and only raises or lowers it. GSI 0-15 go to the PIC pin of
+ * the same number and to the I/O APIC pin, but for GSI 0 (the PIT), which is I/O APIC pin 2, as the
  * MADT's interrupt source override says. GSI 16-23 go to the I/O APIC alone.
  *
  * Locks: `irq->lock` guards PIC, I/O APIC and the routing; local APICs have a lock each; order

@@ -55,9 +55,10 @@ x86_load_reach(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned s
     return tlb_load_slow(v, reach, linear, size);
 }
 
-static inline __attribute__((always_inline)) void
-x86_store_reach(struct vcpu *v, enum tlb_reach reach, uint64_t linear, uint64_t value,
-                unsigned size)
+static inline __attribute__((always_inline)) void x86_store_reach(struct vcpu *v,
+                                                                  enum tlb_reach reach,
+                                                                  uint64_t linear, uint64_t value,
+                                                                  unsigned size)
 {
     const struct tlb_entry *e = tlb_entry_of(&v->tlb, reach, linear);
     if (X86_LIKELY(e->write == tlb_tag(&v->tlb, linear) && (linear & 0xfff) <= 4096 - size))
@@ -66,7 +67,8 @@ x86_store_reach(struct vcpu *v, enum tlb_reach reach, uint64_t linear, uint64_t 
         tlb_store_slow(v, reach, linear, value, size);
 }
 
-/* Explicit accesses of the current privilege. linear is checked (canonical, limit) by the caller. */
+/* Explicit accesses of the current privilege. linear is checked (canonical, limit) by the caller.
+ */
 static inline __attribute__((always_inline)) uint64_t x86_load(struct vcpu *v, uint64_t linear,
                                                                unsigned size)
 {

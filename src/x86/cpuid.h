@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The CPUID model (decision 18): what the guest is told, composed from a table. User-mode features =
- * host and decoder and tested; system features = what the software implements; vendor = host's. */
+/* The CPUID model (decision 18): what the guest is told, composed from a table. User-mode features
+ * = host and decoder and tested; system features = what the software implements; vendor = host's.
+ */
 #ifndef DOPPEL_X86_CPUID_H
 #define DOPPEL_X86_CPUID_H
 

@@ -12,10 +12,10 @@ struct mmu_page {
     uint64_t physical;  /* of the 4 KiB page that holds the address */
     uint64_t page_size; /* 4 KiB, 2 MiB, 1 GiB: of the mapping */
     bool global;
-    bool user;          /* U/S of all levels: a user page */
-    bool writable;      /* R/W of all levels */
+    bool user;     /* U/S of all levels: a user page */
+    bool writable; /* R/W of all levels */
     bool no_execute;
-    bool dirty;         /* D after this walk */
+    bool dirty; /* D after this walk */
 };
 
 /* Translates for one access; user = the access is a user access. Sets A (and D for a write) by

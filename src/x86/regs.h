@@ -11,24 +11,24 @@ enum x86_gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R1
 enum x86_sreg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG_COUNT };
 
 /* RFLAGS (SDM 1, 3.4.3) */
-#define FLAG_CF   (1u << 0)
-#define FLAG_ONE  (1u << 1)
-#define FLAG_PF   (1u << 2)
-#define FLAG_AF   (1u << 4)
-#define FLAG_ZF   (1u << 6)
-#define FLAG_SF   (1u << 7)
-#define FLAG_TF   (1u << 8)
-#define FLAG_IF   (1u << 9)
-#define FLAG_DF   (1u << 10)
-#define FLAG_OF   (1u << 11)
-#define FLAG_IOPL (3u << 12)
-#define FLAG_NT   (1u << 14)
-#define FLAG_RF   (1u << 16)
-#define FLAG_VM   (1u << 17)
-#define FLAG_AC   (1u << 18)
-#define FLAG_VIF  (1u << 19)
-#define FLAG_VIP  (1u << 20)
-#define FLAG_ID   (1u << 21)
+#define FLAG_CF          (1u << 0)
+#define FLAG_ONE         (1u << 1)
+#define FLAG_PF          (1u << 2)
+#define FLAG_AF          (1u << 4)
+#define FLAG_ZF          (1u << 6)
+#define FLAG_SF          (1u << 7)
+#define FLAG_TF          (1u << 8)
+#define FLAG_IF          (1u << 9)
+#define FLAG_DF          (1u << 10)
+#define FLAG_OF          (1u << 11)
+#define FLAG_IOPL        (3u << 12)
+#define FLAG_NT          (1u << 14)
+#define FLAG_RF          (1u << 16)
+#define FLAG_VM          (1u << 17)
+#define FLAG_AC          (1u << 18)
+#define FLAG_VIF         (1u << 19)
+#define FLAG_VIP         (1u << 20)
+#define FLAG_ID          (1u << 21)
 #define FLAGS_ARITHMETIC (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF)
 
 #define CR0_PE (1u << 0)
@@ -112,38 +112,38 @@ enum x86_vector {
 
 /* Segment attributes as in bytes 5 and 6 of a descriptor (and the VMCS access rights, SDM 3C
  * 24.4.1): type 0-3, S 4, DPL 5-6, P 7, AVL 12, L 13, D/B 14, G 15; bit 16 = unusable. */
-#define ATTR_TYPE     0x000fu
-#define ATTR_S        0x0010u
-#define ATTR_DPL      0x0060u
-#define ATTR_P        0x0080u
-#define ATTR_L        0x2000u
-#define ATTR_DB       0x4000u
-#define ATTR_G        0x8000u
-#define ATTR_UNUSABLE 0x10000u
+#define ATTR_TYPE       0x000fu
+#define ATTR_S          0x0010u
+#define ATTR_DPL        0x0060u
+#define ATTR_P          0x0080u
+#define ATTR_L          0x2000u
+#define ATTR_DB         0x4000u
+#define ATTR_G          0x8000u
+#define ATTR_UNUSABLE   0x10000u
 #define ATTR_GET_DPL(a) (((a) >> 5) & 3)
 
 /* MSRs (SDM 4, chapter 2) */
-#define MSR_TSC              0x10u
-#define MSR_APIC_BASE        0x1bu
-#define MSR_TSC_ADJUST       0x3bu
-#define MSR_SYSENTER_CS      0x174u
-#define MSR_SYSENTER_ESP     0x175u
-#define MSR_SYSENTER_EIP     0x176u
-#define MSR_MISC_ENABLE      0x1a0u
-#define MSR_PAT              0x277u
-#define MSR_MTRR_DEF_TYPE    0x2ffu
-#define MSR_TSC_DEADLINE     0x6e0u
-#define MSR_X2APIC_FIRST     0x800u
-#define MSR_X2APIC_LAST      0x8ffu
-#define MSR_EFER             0xc0000080u
-#define MSR_STAR             0xc0000081u
-#define MSR_LSTAR            0xc0000082u
-#define MSR_CSTAR            0xc0000083u
-#define MSR_FMASK            0xc0000084u
-#define MSR_FS_BASE          0xc0000100u
-#define MSR_GS_BASE          0xc0000101u
-#define MSR_KERNEL_GS_BASE   0xc0000102u
-#define MSR_TSC_AUX          0xc0000103u
+#define MSR_TSC                 0x10u
+#define MSR_APIC_BASE           0x1bu
+#define MSR_TSC_ADJUST          0x3bu
+#define MSR_SYSENTER_CS         0x174u
+#define MSR_SYSENTER_ESP        0x175u
+#define MSR_SYSENTER_EIP        0x176u
+#define MSR_MISC_ENABLE         0x1a0u
+#define MSR_PAT                 0x277u
+#define MSR_MTRR_DEF_TYPE       0x2ffu
+#define MSR_TSC_DEADLINE        0x6e0u
+#define MSR_X2APIC_FIRST        0x800u
+#define MSR_X2APIC_LAST         0x8ffu
+#define MSR_EFER                0xc0000080u
+#define MSR_STAR                0xc0000081u
+#define MSR_LSTAR               0xc0000082u
+#define MSR_CSTAR               0xc0000083u
+#define MSR_FMASK               0xc0000084u
+#define MSR_FS_BASE             0xc0000100u
+#define MSR_GS_BASE             0xc0000101u
+#define MSR_KERNEL_GS_BASE      0xc0000102u
+#define MSR_TSC_AUX             0xc0000103u
 #define MSR_KVM_WALL_CLOCK_NEW  0x4b564d00u
 #define MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01u
 

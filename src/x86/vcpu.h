@@ -45,8 +45,8 @@ struct x86_table_register { /* GDTR, IDTR */
 
 /* What waits for the vCPU; acted on at the next instruction boundary. */
 enum vcpu_request_bit {
-    VCPU_REQUEST_INTR = 1 << 0,  /* the interrupt controller has a vector for it (a level) */
-    VCPU_REQUEST_NMI = 1 << 1,   /* an edge, cleared when taken */
+    VCPU_REQUEST_INTR = 1 << 0, /* the interrupt controller has a vector for it (a level) */
+    VCPU_REQUEST_NMI = 1 << 1,  /* an edge, cleared when taken */
     VCPU_REQUEST_INIT = 1 << 2,
     VCPU_REQUEST_SIPI = 1 << 3,
     VCPU_REQUEST_STOP = 1 << 4,  /* leave run() with EXIT_REQUEST */
@@ -125,15 +125,15 @@ struct vcpu {
     uint64_t rflags;
     struct x86_segment seg[SEG_COUNT];
     uint8_t cpl;
-    uint8_t reach;               /* enum tlb_reach of explicit data accesses; vcpu_update_mode */
-    bool long_mode;              /* EFER.LMA */
-    bool code64;                 /* LMA and CS.L */
-    bool interrupt_shadow;       /* after STI or MOV/POP SS, until the next instruction has run */
-    bool shadow_blocks_debug;    /* the shadow is of MOV/POP SS: #DB is held too (SDM 3A 6.8.3) */
-    bool nmi_blocked;            /* until IRET */
-    uint8_t activity;            /* enum vcpu_activity */
-    _Atomic uint32_t requests;   /* enum vcpu_request_bit */
-    uint64_t instruction_limit;  /* run() returns EXIT_NONE at this count */
+    uint8_t reach;              /* enum tlb_reach of explicit data accesses; vcpu_update_mode */
+    bool long_mode;             /* EFER.LMA */
+    bool code64;                /* LMA and CS.L */
+    bool interrupt_shadow;      /* after STI or MOV/POP SS, until the next instruction has run */
+    bool shadow_blocks_debug;   /* the shadow is of MOV/POP SS: #DB is held too (SDM 3A 6.8.3) */
+    bool nmi_blocked;           /* until IRET */
+    uint8_t activity;           /* enum vcpu_activity */
+    _Atomic uint32_t requests;  /* enum vcpu_request_bit */
+    uint64_t instruction_limit; /* run() returns EXIT_NONE at this count */
 
     uint64_t cr0, cr2, cr3, cr4;
     uint64_t dr[4], dr6, dr7;
