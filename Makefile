@@ -1,23 +1,33 @@
 # SPDX-License-Identifier: MIT
 # doppel: one library, one program. `make help` lists the targets.
 
-BUILD ?= build
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 SAN ?=
 OPT ?= -O2
 CFLAGS ?= -g $(OPT)
+
+# Each compiler and sanitizer has a directory of its own: build, build-clang, build-address-undefined.
+comma := ,
+BUILD ?= build$(if $(findstring clang,$(notdir $(CC))),-clang)$(if $(SAN),-$(subst $(comma),-,$(SAN)))
 
 WARN := -Wall -Wextra -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wno-unused-parameter
 ALL_CFLAGS := -std=gnu17 -Isrc -D_GNU_SOURCE -fno-strict-aliasing -fno-common $(WARN) \
 	$(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined,) $(CFLAGS) -MMD -MP
 ALL_LDFLAGS := $(if $(SAN),-fsanitize=$(SAN),) $(LDFLAGS)
-LIBS := -lZydis -lpthread
+LIBS := -Wl,--as-needed -lZydis -ljansson -lpthread
 
 SRCS := $(filter-out src/cli/main.c,$(sort $(wildcard src/*/*.c src/*/*/*.c)))
 ASMS := $(sort $(wildcard src/*/*.S src/*/*/*.S))
 OBJS := $(SRCS:%.c=$(BUILD)/%.o) $(ASMS:%.S=$(BUILD)/%.o)
 
-all: $(BUILD)/doppel
+# Every tests/**/foo_test.c is a cmocka program, linked with the library and tests/support/*.c.
+TESTS := $(sort $(wildcard $(foreach d,* */* */*/* */*/*/*,tests/$(d)/*_test.c)))
+TEST_BINS := $(TESTS:%.c=$(BUILD)/%)
+SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/support/*.c)))
+
+all: $(BUILD)/doppel ## build the program (BUILD, CC, SAN, OPT, CFLAGS)
 
 $(BUILD)/doppel: $(BUILD)/src/cli/main.o $(BUILD)/libdoppel.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
@@ -34,9 +44,88 @@ $(BUILD)/%.o: %.S
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
-clean:
+$(TEST_BINS): %: %.o $(SUPPORT) $(BUILD)/libdoppel.a
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
+$(TESTS:%.c=$(BUILD)/%.o) $(SUPPORT): ALL_CFLAGS += -Itests/support
+
+# Packages are looked for by one file each, so that a machine that has them pays nothing.
+NEED := /usr/include/stdio.h /usr/include/Zydis/Zydis.h /usr/include/jansson.h
+NEED_CHECK := /usr/include/cmocka.h $(addprefix /usr/bin/,clang clang-format iasl)
+$(NEED) &:
+	tools/setup build
+$(NEED_CHECK) &: | $(NEED)
+	tools/setup check
+$(OBJS) $(BUILD)/src/cli/main.o $(SUPPORT): | $(NEED)
+$(TESTS:%.c=$(BUILD)/%.o): | $(NEED) $(NEED_CHECK)
+
+# The default guest: one for all build directories.
+GUEST ?= build/guest
+KERNEL ?= $(GUEST)/vmlinuz
+INITRD ?= $(GUEST)/initrd.gz
+APPEND ?= console=ttyS0
+ARGS ?=
+
+guest: ## make the default guest (kernel and initramfs) in build/guest
+	@tools/guest $(GUEST)
+
+run: all guest ## boot the default guest (KERNEL, INITRD, APPEND, ARGS)
+	@exec $(BUILD)/doppel run --kernel $(KERNEL) --initrd $(INITRD) --append "$(APPEND)" $(ARGS)
+
+# An area with programs or needs of its own says so in tests/AREA/build.mk: it adds to TEST_DEPS,
+# SOAK_DEPS, MUTATE_DEPS or BENCH_DEPS.
+TEST_DEPS := $(TEST_BINS)
+SOAK_DEPS :=
+MUTATE_DEPS :=
+BENCH_DEPS :=
+-include $(sort $(wildcard tests/*/build.mk bench/build.mk))
+MAIN := $(if $(wildcard src/cli/main.c),$(BUILD)/doppel)
+DRIVER = BUILD=$(BUILD) CC=$(CC) SAN=$(SAN) MAKE=$(MAKE) tests/check
+
+check: $(MAIN) $(TEST_DEPS) | $(NEED_CHECK) ## build and run every test (AREAS="unit isa" for some)
+	@$(DRIVER) run
+
+soak: $(MAIN) $(TEST_DEPS) $(SOAK_DEPS) ## run the long tests
+	@$(DRIVER) soak
+
+mutate: $(MAIN) $(TEST_DEPS) $(MUTATE_DEPS) ## seed faults; every one must be caught by a test
+	@$(DRIVER) mutate
+
+bench: all guest $(BENCH_DEPS) ## measure, side by side with QEMU
+	@tools/setup bench
+	@BUILD=$(BUILD) GUEST=$(GUEST) bench/run
+
+# Fuzzing: every tests/fuzz/foo_fuzz.c is a libFuzzer target over an instrumented library.
+FUZZ := $(sort $(wildcard tests/fuzz/*_fuzz.c))
+FUZZ_BINS := $(FUZZ:%.c=$(BUILD)/%)
+FUZZ_SECONDS ?= 60
+
+fuzz: ## run every fuzz target for FUZZ_SECONDS (60)
+	@tools/setup fuzz
+	@$(MAKE) --no-print-directory CC=clang SAN=address,undefined BUILD=build-fuzz \
+		CFLAGS="-g -O1 -fsanitize=fuzzer-no-link" fuzz-run
+
+fuzz-run: $(FUZZ_BINS)
+	@$(if $(FUZZ_BINS),,echo "no fuzz targets in tests/fuzz" >&2; exit 1)
+	@set -e; for f in $(FUZZ_BINS); do echo "fuzz $$f"; mkdir -p $$f.corpus; \
+		$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 \
+			-artifact_prefix=$$f. $$f.corpus; done
+
+$(FUZZ_BINS): %: %.o $(BUILD)/libdoppel.a
+	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+PREFIX ?= /usr/local
+install: all ## install the program and its manual (DESTDIR, PREFIX)
+	install -D -m 755 $(BUILD)/doppel $(DESTDIR)$(PREFIX)/bin/doppel
+	if $(BUILD)/doppel --man >$(BUILD)/doppel.1; then \
+		install -D -m 644 $(BUILD)/doppel.1 $(DESTDIR)$(PREFIX)/share/man/man1/doppel.1; fi
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+
+clean: ## remove this build directory
 	rm -rf $(BUILD)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
-.PHONY: all clean
+.PHONY: all guest run check soak mutate bench fuzz fuzz-run install help clean
+.DELETE_ON_ERROR:
