@@ -29,6 +29,9 @@ struct bus_ops {
     uint64_t (*read)(void *device, uint64_t offset, unsigned size);
     void (*write)(void *device, uint64_t offset, uint64_t value, unsigned size);
     unsigned max_size; /* 0 means 8 */
+    /* Registers that each processor sees as its own at one address (the local APIC page): when not
+     * NULL, read and write get instance(device, cpu) in place of device. */
+    void *(*instance)(void *device, unsigned cpu);
 };
 
 struct bus_region {
@@ -51,9 +54,11 @@ void bus_init(struct bus *b);
 int bus_add(struct bus *b, enum bus_space space, const char *name, uint64_t base, uint64_t size,
             const struct bus_ops *ops, void *device, pthread_mutex_t *lock, struct error *e);
 
-/* size is 1, 2, 4 or 8 (PIO: at most 4). Port numbers wrap at 64 K. */
-uint64_t bus_read(struct bus *b, enum bus_space space, uint64_t address, unsigned size);
-void bus_write(struct bus *b, enum bus_space space, uint64_t address, uint64_t value,
+/* cpu is the number of the vCPU that makes the access (its v->id). size is 1, 2, 4 or 8 (PIO: at
+ * most 4). Port numbers wrap at 64 K. */
+uint64_t bus_read(struct bus *b, unsigned cpu, enum bus_space space, uint64_t address,
+                  unsigned size);
+void bus_write(struct bus *b, unsigned cpu, enum bus_space space, uint64_t address, uint64_t value,
                unsigned size);
 
 #endif
