@@ -72,14 +72,14 @@ run: all guest ## boot the default guest (KERNEL, INITRD, APPEND, ARGS)
 	@exec $(BUILD)/doppel run --kernel $(KERNEL) --initrd $(INITRD) --append "$(APPEND)" $(ARGS)
 
 # An area with programs or needs of its own says so in tests/AREA/build.mk: it adds to TEST_DEPS,
-# SOAK_DEPS, MUTATE_DEPS or BENCH_DEPS.
+# SOAK_DEPS, MUTATE_DEPS or BENCH_DEPS (`guest` there means that the default guest is needed).
 TEST_DEPS := $(TEST_BINS)
 SOAK_DEPS :=
 MUTATE_DEPS :=
 BENCH_DEPS :=
 -include $(sort $(wildcard tests/*/build.mk bench/build.mk))
 MAIN := $(if $(wildcard src/cli/main.c),$(BUILD)/doppel)
-DRIVER = BUILD=$(BUILD) CC=$(CC) SAN=$(SAN) MAKE=$(MAKE) tests/check
+DRIVER = BUILD=$(BUILD) GUEST=$(GUEST) CC=$(CC) SAN=$(SAN) MAKE=$(MAKE) tests/check
 
 check: $(MAIN) $(TEST_DEPS) | $(NEED_CHECK) ## build and run every test (AREAS="unit isa" for some)
 	@$(DRIVER) run
@@ -92,7 +92,7 @@ mutate: $(MAIN) $(TEST_DEPS) $(MUTATE_DEPS) ## seed faults; every one must be ca
 
 bench: all guest $(BENCH_DEPS) ## measure, side by side with QEMU
 	@tools/setup bench
-	@BUILD=$(BUILD) GUEST=$(GUEST) bench/run
+	@BUILD=$(BUILD) GUEST=$(GUEST) $(if $(ROUNDS),ROUNDS=$(ROUNDS)) bench/run
 
 # Fuzzing: every tests/fuzz/foo_fuzz.c is a libFuzzer target over an instrumented library.
 FUZZ := $(sort $(wildcard tests/fuzz/*_fuzz.c))
