@@ -27,9 +27,11 @@
 
 struct irq;
 
+/* Made by irq_line_of; a test puts its own sink there. All zero: not connected, does nothing. */
 struct irq_line {
-    struct irq *irq; /* NULL: not connected; raising it does nothing */
-    uint8_t gsi;
+    void (*set)(void *sink, unsigned gsi, bool level);
+    void *sink;
+    unsigned gsi;
 };
 
 /* Wires PIC (0x20, 0xa0, ELCR 0x4d0), I/O APIC (0xfec00000), local APICs (0xfee00000 page, x2APIC
@@ -39,8 +41,15 @@ int irq_create(struct irq **out, struct bus *bus, struct vm_clock *clock, struct
 void irq_destroy(struct irq *irq);
 void irq_reset(struct irq *irq);
 
+/* The line into this interrupt routing. */
+struct irq_line irq_line_of(struct irq *irq, unsigned gsi);
+
 /* Level of a line; an edge-triggered input takes the rising edge. Any thread, device lock held. */
-void irq_line_set(const struct irq_line *line, bool level);
+static inline void irq_line_set(const struct irq_line *line, bool level)
+{
+    if (line->set != NULL)
+        line->set(line->sink, line->gsi, level);
+}
 
 /* A message-signalled interrupt: address and data as a PCI device would write them (SDM 3A 10.11).
  * false when the address is not the local APICs'. */
