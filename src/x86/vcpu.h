@@ -23,6 +23,7 @@
 #include "mem/mem.h"
 #include "x86/regs.h"
 #include "x86/tlb.h"
+#include "x86/vector.h"
 
 struct bus;
 struct vm_clock;
@@ -116,8 +117,6 @@ struct x86_platform {
     uint8_t physical_address_bits;
 };
 
-#define X86_XSAVE_SIZE 4096 /* bytes; standard format, the host's component offsets */
-
 struct vcpu {
     /* Hot: the engines' inner loops. gpr first, so that a register operand is a byte offset. */
     uint64_t gpr[16];
@@ -149,8 +148,7 @@ struct vcpu {
 
     uint64_t debug_pending; /* DR6 bits of a trap to be taken after this instruction */
 
-    /* Vector and x87 state between copied instructions: XSAVE standard format. */
-    _Alignas(64) uint8_t xsave[X86_XSAVE_SIZE];
+    struct x86_vector vector; /* and x87, between copied instructions */
 
     struct tlb tlb;
 

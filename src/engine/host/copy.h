@@ -3,7 +3,7 @@
  * Run one copied instruction on the host: all x87, MMX, SSE … AVX-512 instructions of the reference
  * engine go through here (decision 5). The instruction is re-encoded so that its memory operand, if
  * any, is a bounce buffer of the same alignment, its general registers are the guest's, and no
- * register of doppel is touched; guest vector state is loaded from and saved to v->xsave.
+ * register of doppel is touched; guest vector state is loaded from and saved to v->vector.
  *
  * Exceptions of the instruction itself: #XM (SIMD) and #MF are raised in the guest by looking at
  * the unmasked status before running (x87) or catching SIGFPE (SSE); #UD, #NM by CR0.TS/EM,
@@ -35,15 +35,12 @@ const struct copy_code *copy_prepare(struct copy_cache *c, const ZydisDecodedIns
  * (ignored when there is none, or VSIB: computed inside). */
 void copy_run(struct vcpu *v, const struct copy_code *code, uint64_t effective_address);
 
-/* XSAVE, XSAVEOPT, XSAVEC, XRSTOR, FXSAVE, FXRSTOR, FNSTENV/FSAVE family, by hand on v->xsave with
+/* XSAVE, XSAVEOPT, XSAVEC, XRSTOR, FXSAVE, FXRSTOR, FNSTENV/FSAVE family, by hand on v->vector with
  * guest XCR0, at the linear address; raise as the manual says. */
 void fpu_xsave(struct vcpu *v, uint64_t linear, uint64_t mask, bool compact, bool optimized,
                bool rex_w);
 void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w);
 void fpu_fxsave(struct vcpu *v, uint64_t linear, bool rex_w);
 void fpu_fxrstor(struct vcpu *v, uint64_t linear, bool rex_w);
-
-/* Power-up state of v->xsave (SDM 3A table 9-1; INIT keeps it). */
-void fpu_reset(struct vcpu *v);
 
 #endif
