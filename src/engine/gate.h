@@ -20,7 +20,11 @@ struct gate_ops {
     int (*acknowledge)(struct vcpu *v); /* vector or -1 */
 };
 
-extern const struct gate_ops gate_live; /* the clock, the bus, the host's RDRAND; counts exits */
+/* The clock, the bus, the host's RDRAND. Counts EXIT_PIO and EXIT_MMIO and their time. */
+extern const struct gate_ops gate_live;
+/* The same, but RDRAND and RDSEED come from a generator whose state is *(uint64_t *)gate_context of
+ * the platform, so that two runs under the instruction clock are equal. One vCPU. */
+extern const struct gate_ops gate_repeatable;
 
 static inline uint64_t gate_tsc(struct vcpu *v)
 {
