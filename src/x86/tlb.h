@@ -18,6 +18,7 @@
 #ifndef DOPPEL_X86_TLB_H
 #define DOPPEL_X86_TLB_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -45,14 +46,22 @@ struct tlb {
         uint64_t asid;
     } spaces[TLB_PCIDS];
     uint32_t next_space;
-    /* Linear range that holds pages larger than 4 KiB: INVLPG inside it flushes all (a large page's
-     * entry goes as one, SDM 3A 4.10.4.1). mask 0 = none. */
+    /* Linear range that holds pages larger than 4 KiB: INVLPG inside it looks for every piece of a
+     * large page (which goes as one, SDM 3A 4.10.4.1). mask 0 = none. */
     uint64_t large_base, large_mask;
+    /* Physical page of each entry, and in its low bits the mapping: 0 = 4 KiB, 1 = 2 MiB, 2 = 1
+     * GiB. Apart from the entries, for only fills, fetches and INVLPG need it. */
+    uint64_t physical[REACH_COUNT][TLB_ENTRIES];
     uint64_t fetch_generation; /* moves whenever a cached fetch translation may have gone */
+    /* Page handed out last by the slow path of tlb_pointer_rmw, for tlb_pointer_wrote; NULL flags
+     * when the fast path served it. */
+    _Atomic uint8_t *rmw_flags;
+    uint64_t rmw_physical;
 };
 
 void tlb_init(struct tlb *t);
-/* All of it, global pages too: MOV CR0/CR4, WRMSR EFER, reset. */
+/* All of it, global pages too: MOV CR0/CR4, WRMSR EFER, reset, and MOV to DR0-DR3 or DR7 when a
+ * data breakpoint is or was armed (its page must lose its fast tags). */
 void tlb_flush_all(struct vcpu *v);
 /* MOV CR3 (after cr3 was replaced): keep = bit 63 was set under CR4.PCIDE. */
 void tlb_switch_space(struct vcpu *v, bool keep);
