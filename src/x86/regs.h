@@ -68,7 +68,7 @@ enum x86_sreg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR
 #define EFER_NXE (1u << 11)
 
 /* Exception vectors (SDM 3A table 6-1) */
-enum x86_vector {
+enum x86_exception {
     VECTOR_DE = 0,
     VECTOR_DB = 1,
     VECTOR_NMI = 2,
