@@ -19,9 +19,11 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/field.h"
 
 #define CLOCK_NS_PER_INSTRUCTION 10u /* 100 million instructions a second of guest time */
 #define CLOCK_NEVER              UINT64_MAX
+#define CLOCK_TSC_HZ             1000000000u /* the guest's TSC unless the configuration says so */
 
 enum clock_source { CLOCK_SOURCE_REAL, CLOCK_SOURCE_INSTRUCTIONS };
 
@@ -43,11 +45,13 @@ struct clock_config {
     uint64_t (*instructions)(void *context);
     void (*rearmed)(void *context);
     void *context;
+    uint64_t tsc_hz; /* 0: CLOCK_TSC_HZ */
 };
 int clock_create(const struct clock_config *config, struct vm_clock **out, struct error *e);
 void clock_destroy(struct vm_clock *c);
 
-/* Time runs only between start and stop. */
+/* Time runs only between start and stop. After stop has returned no timer is being fired; the
+ * caller of stop holds no device lock. */
 void clock_start(struct vm_clock *c);
 void clock_stop(struct vm_clock *c);
 
@@ -62,6 +66,10 @@ uint64_t clock_ns_to_tsc(const struct vm_clock *c, uint64_t ns);
 /* Seconds since the epoch (UTC) at clock_now() == 0: host time for the real source, a constant for
  * the instruction source. */
 uint64_t clock_epoch(const struct vm_clock *c);
+uint64_t clock_epoch_ns(const struct vm_clock *c); /* the same in ns */
+
+/* Of a struct vm_clock that is stopped. Timers are re-armed by their devices. */
+extern const struct field_table clock_state;
 
 void clock_timer_init(struct clock_timer *t, void (*fire)(void *context), void *context,
                       pthread_mutex_t *device_lock);
