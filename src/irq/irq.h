@@ -51,6 +51,13 @@ static inline void irq_line_set(const struct irq_line *line, bool level)
         line->set(line->sink, line->gsi, level);
 }
 
+/* True while an earlier edge of the line waits, not yet acknowledged, so that another would be lost
+ * in it: a periodic timer then keeps its tick for later (decision 17). As irq_line_set. */
+bool irq_line_pending(const struct irq_line *line);
+
+/* The NMI button: an edge on LINT1 of every local APIC. */
+void irq_nmi(struct irq *irq);
+
 /* A message-signalled interrupt: address and data as a PCI device would write them (SDM 3A 10.11).
  * false when the address is not the local APICs'. */
 bool irq_msi(struct irq *irq, uint64_t address, uint32_t data);

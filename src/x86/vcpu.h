@@ -103,6 +103,8 @@ struct vcpu_irq_ops {
     /* INIT and SIPI were taken; returns the SIPI vector. */
     uint8_t (*sipi_vector)(void *context);
     void (*init)(void *context); /* local APIC's INIT reset */
+    /* tsc_offset was changed (WRMSR TSC, TSC_ADJUST): a TSC deadline is another time now. */
+    void (*tsc_moved)(void *context);
 };
 
 /* What the vCPUs of one VM share. Built at wiring time, read-only while they run. */
