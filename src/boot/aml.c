@@ -156,14 +156,14 @@ void aml_eisa_id(struct aml *a, const char *id)
     put(a, &value, 4);
 }
 
-/* A buffer is its package length, its size as an integer, its bytes. The size is known at the end;
- * a word holds it, always two bytes, so that it can be filled in. */
+/* A buffer is its package length, its size as an integer, its bytes. The size is known at the end
+ * and fits a byte, so that there is one place to fill in. */
 void aml_begin_resources(struct aml *a)
 {
     put8(a, OP_BUFFER);
     open_package(a);
-    put8(a, OP_WORD);
-    put(a, "\0\0", 2);
+    put8(a, OP_BYTE);
+    put8(a, 0);
 }
 
 void aml_end_resources(struct aml *a)
@@ -172,8 +172,10 @@ void aml_end_resources(struct aml *a)
     if (a->failed || a->depth == 0)
         return;
     size_t start = a->open[a->depth - 1];
-    uint16_t size = (uint16_t)(a->size - start - 3);
-    memcpy(a->bytes + start + 1, &size, 2);
+    size_t size = a->size - start - 2;
+    if (size > 0xff)
+        a->failed = true;
+    a->bytes[start + 1] = (uint8_t)size;
     aml_end(a);
 }
 
