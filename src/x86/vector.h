@@ -32,7 +32,7 @@ struct x86_vector {
 
     uint64_t k[8];
     _Alignas(64) uint64_t zmm[32 * X86_ZMM_QWORDS]; /* XMM and YMM are their low parts */
-    uint64_t scratch[8];                            /* not state: bounce buffer of engines */
+    uint64_t scratch[16];                           /* not state: bounce buffer of engines */
 };
 
 /* What the field table of the thing that holds the struct as `member` lists. */
