@@ -215,9 +215,9 @@ void x86_deliver_interrupt(struct vcpu *v, uint8_t vector);
 void x86_software_interrupt(struct vcpu *v, uint8_t vector, uint64_t next_rip, bool int1);
 
 /* What run() does at an instruction boundary when `requests` or debug_pending is not zero: takes at
- * most one event by the priorities of SDM 3A 6.9. Returns EXIT_NONE to go on, or the reason to leave
- * run(). Uses v->unwind of its own. Single step is run()'s to see: when an instruction began with
- * TF set, it adds DR6_BS to debug_pending after it (the one that sets TF does not trap). */
+ * most one event by the priorities of SDM 3A 6.9. Returns EXIT_NONE to go on, or the reason to
+ * leave run(). Uses v->unwind of its own. Single step is run()'s to see: when an instruction began
+ * with TF set, it adds DR6_BS to debug_pending after it (the one that sets TF does not trap). */
 enum exit_reason x86_take_events(struct vcpu *v);
 
 /* The registers as a readable block of lines, for a guest that died (dump.c). */

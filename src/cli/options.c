@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MIT */
+/* The options of `doppel run` and the parser over them; see options.h. Words come from the user who
+ * starts doppel; every error is one sentence that names the option and says what to do. */
+#include "cli/options.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* ORDER enum clock_source, enum machine_action */
+static const char *const clock_names[] = {"real", "instructions", NULL};
+static const char *const action_names[] = {"exit", "reset", NULL};
+
+#define MEMBER(m) offsetof(struct cli_run, m)
+
+const struct cli_option cli_run_options[] = {
+    {.name = "kernel",
+     .kind = CLI_FILE,
+     .value = "FILE",
+     .offset = MEMBER(machine.kernel),
+     .required = true,
+     .help = "the kernel: bzImage, ELF with the PVH note, or multiboot"},
+    {.name = "initrd",
+     .kind = CLI_FILE,
+     .value = "FILE",
+     .offset = MEMBER(machine.initrd),
+     .help = "the initial RAM disk (multiboot: the first module)"},
+    {.name = "append",
+     .kind = CLI_TEXT,
+     .value = "TEXT",
+     .standard = "",
+     .offset = MEMBER(machine.append),
+     .help = "the kernel's command line"},
+    {.name = "mem",
+     .kind = CLI_SIZE,
+     .value = "SIZE",
+     .standard = "512M",
+     .offset = MEMBER(machine.mem),
+     .min = MACHINE_MEM_MIN,
+     .max = MACHINE_MEM_MAX,
+     .help = "guest RAM in bytes, or with K, M, G, T; whole pages of 4K"},
+    {.name = "cpus",
+     .kind = CLI_COUNT,
+     .value = "N",
+     .standard = "1",
+     .offset = MEMBER(machine.cpus),
+     .min = 1,
+     .max = MACHINE_CPUS_MAX,
+     .help = "processors of the guest"},
+    {.name = "cpu",
+     .kind = CLI_NAME,
+     .value = "MODEL",
+     .standard = "max",
+     .offset = MEMBER(machine.cpu),
+     .help = "processor model: max (all that host and engine have) or base (x86-64-v3)"},
+    {.name = "engine",
+     .kind = CLI_ENGINE,
+     .value = "NAME",
+     .standard = "auto",
+     .offset = MEMBER(machine.engine),
+     .help = "the way of running the processor"},
+    {.name = "console",
+     .kind = CLI_CONSOLE,
+     .value = "WHERE",
+     .standard = "stdio",
+     .offset = MEMBER(machine),
+     .help = "the first serial port: stdio (Ctrl-A x quits), file:PATH or none"},
+    {.name = "clock",
+     .kind = CLI_CHOICE,
+     .value = "SOURCE",
+     .standard = "real",
+     .offset = MEMBER(machine.clock),
+     .choices = clock_names,
+     .help = "time for the guest: real, or instructions (executed; two runs are equal)"},
+    {.name = "on-reset",
+     .kind = CLI_CHOICE,
+     .value = "ACTION",
+     .standard = "reset",
+     .offset = MEMBER(machine.on_reset),
+     .choices = action_names,
+     .help = "when the guest resets the machine: exit or reset"},
+    {.name = "on-triple-fault",
+     .kind = CLI_CHOICE,
+     .value = "ACTION",
+     .standard = "exit",
+     .offset = MEMBER(machine.on_triple_fault),
+     .choices = action_names,
+     .help = "when the guest dies of a triple fault: exit (status 6) or reset, as hardware does"},
+    {.name = "debug-exit",
+     .kind = CLI_SWITCH,
+     .offset = MEMBER(machine.debug_exit),
+     .help = "a write of V to port 0xf4 ends with status (V << 1) | 1"},
+    {.name = "stats",
+     .kind = CLI_OPTIONAL_FILE,
+     .value = "FILE",
+     .offset = MEMBER(stats),
+     .help = "at exit, statistics as JSON on stderr, or into FILE"},
+    {.name = "help", .kind = CLI_SWITCH, .offset = MEMBER(help), .help = "this list"},
+    {.name = NULL},
+};
+
+int cli_parse_size(const char *text, uint64_t *bytes)
+{
+    static const char suffixes[] = "KMGTPE";
+    uint64_t n = 0;
+    const char *p = text;
+
+    for (; *p >= '0' && *p <= '9'; p++) {
+        if (__builtin_mul_overflow(n, 10, &n) || __builtin_add_overflow(n, *p - '0', &n))
+            return -ERANGE;
+    }
+    if (p == text)
+        return -EINVAL;
+    if (*p != '\0') {
+        char letter = *p >= 'a' && *p <= 'z' ? *p - 'a' + 'A' : *p;
+        const char *suffix = strchr(suffixes, letter);
+        if (suffix == NULL || p[1] != '\0')
+            return -EINVAL;
+        unsigned shift = 10 * (unsigned)(suffix - suffixes + 1);
+        if (n > UINT64_MAX >> shift)
+            return -ERANGE;
+        n <<= shift;
+    }
+    *bytes = n;
+    return 0;
+}
+
+/* A size as a person writes it: the largest unit that keeps it whole. */
+static const char *size_text(uint64_t bytes, char text[32])
+{
+    static const char suffixes[] = "\0KMGTPE";
+    unsigned unit = 0;
+
+    for (; unit < 6 && bytes != 0 && bytes % 1024 == 0; unit++)
+        bytes /= 1024;
+    snprintf(text, 32, "%llu%.1s", (unsigned long long)bytes, &suffixes[unit]);
+    return text;
+}
+
+static int set_switch(const struct cli_option *o, const char *value, void *member, struct error *e)
+{
+    *(bool *)member = true;
+    return 0;
+}
+
+static int set_text(const struct cli_option *o, const char *value, void *member, struct error *e)
+{
+    *(const char **)member = value;
+    return 0;
+}
+
+static int set_name(const struct cli_option *o, const char *value, void *member, struct error *e)
+{
+    if (value[0] == '\0')
+        return error_set(e, EINVAL, "--%s: the value is empty; give a %s", o->name, o->value);
+    return set_text(o, value, member, e);
+}
+
+static int set_optional_file(const struct cli_option *o, const char *value, void *member,
+                             struct error *e)
+{
+    struct cli_stats *stats = member;
+
+    stats->wanted = true;
+    return value != NULL ? set_name(o, value, &stats->file, e) : 0;
+}
+
+static int set_size(const struct cli_option *o, const char *value, void *member, struct error *e)
+{
+    char least[32], most[32];
+    uint64_t bytes;
+    int rc = cli_parse_size(value, &bytes);
+
+    if (rc == -EINVAL)
+        return error_set(e, EINVAL, "--%s: '%s' is not a size; give one such as 512M or 2G",
+                         o->name, value);
+    if (rc == -ERANGE || bytes < o->min || bytes > o->max)
+        return error_set(e, EINVAL, "--%s: %s is out of range; give from %s to %s", o->name, value,
+                         size_text(o->min, least), size_text(o->max, most));
+    if (bytes % MEM_PAGE_SIZE != 0)
+        return error_set(e, EINVAL, "--%s: %s is not a multiple of 4K; give whole pages", o->name,
+                         value);
+    *(uint64_t *)member = bytes;
+    return 0;
+}
+
+static int set_count(const struct cli_option *o, const char *value, void *member, struct error *e)
+{
+    uint64_t n;
+    size_t digits = strspn(value, "0123456789");
+
+    if (digits == 0 || value[digits] != '\0')
+        return error_set(e, EINVAL, "--%s: '%s' is not a number; give one from %llu to %llu",
+                         o->name, value, (unsigned long long)o->min, (unsigned long long)o->max);
+    if (cli_parse_size(value, &n) != 0 || n < o->min || n > o->max) {
+        if (o->min == o->max)
+            return error_set(e, EINVAL, "--%s: %s is not possible yet; give %llu", o->name, value,
+                             (unsigned long long)o->max);
+        return error_set(e, EINVAL, "--%s: %s is out of range; give from %llu to %llu", o->name,
+                         value, (unsigned long long)o->min, (unsigned long long)o->max);
+    }
+    *(uint64_t *)member = n;
+    return 0;
+}
+
+/* Writes "a, b or c". */
+static void list_choices(const char *const *choices, char *text, size_t size)
+{
+    size_t used = 0;
+
+    text[0] = '\0';
+    for (unsigned i = 0; choices[i] != NULL && used < size; i++) {
+        const char *joint = i == 0 ? "" : choices[i + 1] == NULL ? " or " : ", ";
+        used += (size_t)snprintf(text + used, size - used, "%s%s", joint, choices[i]);
+    }
+}
+
+static int set_choice(const struct cli_option *o, const char *value, void *member, struct error *e)
+{
+    char known[128];
+
+    for (unsigned i = 0; o->choices[i] != NULL; i++) {
+        if (strcmp(o->choices[i], value) == 0) {
+            *(unsigned *)member = i;
+            return 0;
+        }
+    }
+    list_choices(o->choices, known, sizeof(known));
+    return error_set(e, EINVAL, "--%s: '%s' is unknown; give %s", o->name, value, known);
+}
+
+static int set_engine(const struct cli_option *o, const char *value, void *member, struct error *e)
+{
+    const struct engine_ops *engine = engine_find(value, e);
+
+    if (engine == NULL) {
+        error_prefix(e, "--%s", o->name);
+        return -EINVAL;
+    }
+    *(const struct engine_ops **)member = engine;
+    return 0;
+}
+
+static int set_console(const struct cli_option *o, const char *value, void *member, struct error *e)
+{
+    struct machine_config *machine = member;
+
+    if (strcmp(value, "none") == 0) {
+        machine->console = MACHINE_CONSOLE_NONE;
+    } else if (strcmp(value, "stdio") == 0) {
+        machine->console = MACHINE_CONSOLE_STDIO;
+    } else if (strncmp(value, "file:", 5) == 0 && value[5] != '\0') {
+        machine->console = MACHINE_CONSOLE_FILE;
+        machine->console_path = value + 5;
+    } else {
+        return error_set(e, EINVAL, "--%s: '%s' is unknown; give stdio, file:PATH or none", o->name,
+                         value);
+    }
+    return 0;
+}
+
+static int (*const setters[CLI_KINDS])(const struct cli_option *o, const char *value, void *member,
+                                       struct error *e) = {
+    [CLI_SWITCH] = set_switch,
+    [CLI_TEXT] = set_text,
+    [CLI_NAME] = set_name,
+    [CLI_FILE] = set_name,
+    [CLI_OPTIONAL_FILE] = set_optional_file,
+    [CLI_SIZE] = set_size,
+    [CLI_COUNT] = set_count,
+    [CLI_CHOICE] = set_choice,
+    [CLI_ENGINE] = set_engine,
+    [CLI_CONSOLE] = set_console,
+};
+
+static int set(const struct cli_option *o, const char *value, struct cli_run *run, struct error *e)
+{
+    return setters[o->kind](o, value, (char *)run + o->offset, e);
+}
+
+static const struct cli_option *find(const char *name, size_t length)
+{
+    for (const struct cli_option *o = cli_run_options; o->name != NULL; o++) {
+        if (strlen(o->name) == length && memcmp(o->name, name, length) == 0)
+            return o;
+    }
+    return NULL;
+}
+
+/* Parses the option at words[*i] and moves *i past what it used. */
+static int parse_one(int count, char *const words[], int *i, uint64_t *given, struct cli_run *out,
+                     struct error *e)
+{
+    const char *word = words[(*i)++];
+
+    if (strncmp(word, "--", 2) != 0 || word[2] == '\0')
+        return error_set(e, EINVAL, "'%s' is not an option; see doppel run --help", word);
+    const char *value = strchr(word, '=');
+    size_t length = value != NULL ? (size_t)(value++ - word) : strlen(word);
+    const struct cli_option *o = find(word + 2, length - 2);
+    if (o == NULL)
+        return error_set(e, EINVAL, "unknown option '%.*s'; see doppel run --help", (int)length,
+                         word);
+    if (*given & (uint64_t)1 << (o - cli_run_options))
+        return error_set(e, EINVAL, "--%s is given twice; give it once", o->name);
+    *given |= (uint64_t)1 << (o - cli_run_options);
+    if (o->kind == CLI_SWITCH) {
+        if (value != NULL)
+            return error_set(e, EINVAL, "--%s takes no value; leave out '=%s'", o->name, value);
+    } else if (value == NULL && o->kind != CLI_OPTIONAL_FILE) {
+        if (*i == count)
+            return error_set(e, EINVAL, "--%s needs a value; give --%s %s", o->name, o->name,
+                             o->value);
+        value = words[(*i)++];
+    }
+    return set(o, value, out, e);
+}
+
+int cli_run_parse(int count, char *const words[], struct cli_run *out, struct error *e)
+{
+    uint64_t given = 0;
+
+    memset(out, 0, sizeof(*out));
+    for (int i = 0; i < count;) {
+        int rc = parse_one(count, words, &i, &given, out, e);
+        if (rc != 0)
+            return rc;
+    }
+    for (const struct cli_option *o = cli_run_options; o->name != NULL && !out->help; o++) {
+        if (given & (uint64_t)1 << (o - cli_run_options))
+            continue;
+        if (o->required)
+            return error_set(e, EINVAL, "no --%s; give --%s %s", o->name, o->name, o->value);
+        int rc = o->standard != NULL ? set(o, o->standard, out, e) : 0;
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
