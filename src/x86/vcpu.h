@@ -51,9 +51,10 @@ enum vcpu_request_bit {
     VCPU_REQUEST_NMI = 1 << 1,  /* an edge, cleared when taken */
     VCPU_REQUEST_INIT = 1 << 2,
     VCPU_REQUEST_SIPI = 1 << 3,
-    VCPU_REQUEST_STOP = 1 << 4,  /* leave run() with EXIT_REQUEST */
-    VCPU_REQUEST_CODE = 1 << 5,  /* code pages were written by others; see tlb.h/engine */
-    VCPU_REQUEST_LIMIT = 1 << 6, /* the instruction limit of run() may have moved closer */
+    VCPU_REQUEST_STOP = 1 << 4,      /* leave run() with EXIT_REQUEST */
+    VCPU_REQUEST_CODE = 1 << 5,      /* code pages were written by others; see tlb.h/engine */
+    VCPU_REQUEST_LIMIT = 1 << 6,     /* the instruction limit of run() may have moved closer */
+    VCPU_REQUEST_SLEEPING = 1 << 30, /* only while in vcpu_wait: a request must wake it */
 };
 
 enum vcpu_activity { VCPU_ACTIVE, VCPU_HALTED, VCPU_WAIT_FOR_SIPI, VCPU_SHUTDOWN };
@@ -178,7 +179,10 @@ struct vcpu {
 
 extern const struct field_table vcpu_state; /* saves all architectural state above */
 
-/* All of power-up reset (SDM 3A table 9-1), or INIT, which keeps FPU, MTRRs and TSC. */
+/* All of power-up reset (SDM 3A table 9-1), or INIT, which keeps FPU, MTRRs and TSC. The boot
+ * processor (id 0) is then active, others wait for SIPI. The wiring and the counters stay; the
+ * local APIC's own INIT reset is the caller's. Before the first reset the struct is zero but for
+ * its wiring. */
 void vcpu_reset(struct vcpu *v);
 void vcpu_init_signal(struct vcpu *v);
 
