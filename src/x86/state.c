@@ -91,6 +91,12 @@ static const struct field vcpu_fields[] = {
 #define ATTR_KNOWN     (0xf0ffu | ATTR_UNUSABLE)
 #define DR6_SETTABLE   (0xfu | DR6_BD | DR6_BS | 1u << 15)
 
+/* Registers that hold an address are checked against the widest paging the processor has. */
+static bool canonical57(uint64_t a)
+{
+    return (uint64_t)((int64_t)(a << 7) >> 7) == a;
+}
+
 static bool is_bool(const bool *b)
 {
     uint8_t byte; /* a bool with another value may not even be looked at */
@@ -136,7 +142,7 @@ static const char *bad_segment(const struct vcpu *v)
         if (v->seg[i].attributes & ~ATTR_KNOWN)
             return names[i];
         bool wide = (v->efer & EFER_LMA) && i >= SEG_FS;
-        if (wide ? !x86_canonical(v, v->seg[i].base) : v->seg[i].base >> 32 != 0)
+        if (wide ? !canonical57(v->seg[i].base) : v->seg[i].base >> 32 != 0)
             return names[i];
     }
     uint32_t cs = v->seg[SEG_CS].attributes;
@@ -165,9 +171,7 @@ static const char *bad_address(const struct vcpu *v)
         {"sysenter_eip", v->sysenter_eip},
     };
     for (unsigned i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++) {
-        /* WRMSR checks against the widest paging the processor has: 57 bits. */
-        int64_t extended = (int64_t)(addresses[i].value << 7) >> 7;
-        if ((uint64_t)extended != addresses[i].value)
+        if (!canonical57(addresses[i].value))
             return addresses[i].name;
     }
     return NULL;
