@@ -11,7 +11,7 @@
  *   0xc0000000  nothing: the hole for PCI and MMIO; from 0xfec00000 the chipset's own registers
  *   0x100000000 RAM ("high"), what did not fit below the hole
  *
- * As in a PC, the 384 KiB below 1 MiB count as RAM of the size asked for.
+ * As in a PC, the hole below 1 MiB counts as RAM of the size asked for.
  */
 #ifndef DOPPEL_BOOT_MEMMAP_H
 #define DOPPEL_BOOT_MEMMAP_H

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/* The states that a first processor starts in; see image.h. */
+#include "boot/image.h"
+
+enum { SELECTOR_CODE = 0x10, SELECTOR_DATA = 0x18 };
+
+/* Descriptors as in memory (SDM 3A 3.4.5): 64-bit code, flat data. */
+const uint64_t boot_gdt[BOOT_GDT_SIZE / 8] = {0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff};
+
+#define TYPE_CODE     0x0bu /* execute, read, accessed */
+#define TYPE_DATA     0x03u /* read, write, accessed */
+#define TYPE_BUSY_TSS 0x0bu
+#define TYPE_LDT      0x02u
+
+static void set_segments(struct vcpu *v, uint32_t code_size)
+{
+    const struct x86_segment data = {
+        .selector = SELECTOR_DATA,
+        .attributes = TYPE_DATA | ATTR_S | ATTR_P | ATTR_DB | ATTR_G,
+        .limit = 0xffffffff,
+    };
+    for (unsigned i = SEG_ES; i <= SEG_GS; i++)
+        v->seg[i] = data;
+    v->seg[SEG_CS] = (struct x86_segment){
+        .selector = SELECTOR_CODE,
+        .attributes = TYPE_CODE | ATTR_S | ATTR_P | ATTR_G | code_size,
+        .limit = 0xffffffff,
+    };
+    v->seg[SEG_LDTR] = (struct x86_segment){.attributes = TYPE_LDT | ATTR_UNUSABLE};
+    v->seg[SEG_TR] = (struct x86_segment){.attributes = TYPE_BUSY_TSS | ATTR_P, .limit = 0x67};
+    v->cpl = 0;
+}
+
+static void set_common(struct vcpu *v, uint64_t rip)
+{
+    memset(v->gpr, 0, sizeof(v->gpr));
+    v->rip = rip;
+    v->rflags = FLAG_ONE;
+    v->cr2 = 0;
+    v->gdtr = v->idtr = (struct x86_table_register){0, 0};
+    v->activity = VCPU_ACTIVE;
+}
+
+void boot_cpu_protected(struct vcpu *v, uint32_t eip)
+{
+    set_common(v, eip);
+    v->cr0 = CR0_PE | CR0_ET;
+    v->cr3 = 0;
+    v->cr4 = 0;
+    v->efer = 0;
+    set_segments(v, ATTR_DB);
+    vcpu_update_mode(v);
+}
+
+void boot_cpu_long(struct vcpu *v, uint64_t rip, uint64_t gdt, uint64_t cr3)
+{
+    set_common(v, rip);
+    v->cr0 = CR0_PE | CR0_ET | CR0_PG;
+    v->cr3 = cr3;
+    v->cr4 = CR4_PAE;
+    v->efer = EFER_LME | EFER_LMA;
+    v->gdtr = (struct x86_table_register){gdt, BOOT_GDT_SIZE - 1};
+    set_segments(v, ATTR_L);
+    vcpu_update_mode(v);
+}
