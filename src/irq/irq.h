@@ -32,6 +32,7 @@ struct irq_line {
     void (*set)(void *sink, unsigned gsi, bool level);
     void *sink;
     unsigned gsi;
+    bool (*pending)(void *sink, unsigned gsi); /* may be NULL: never */
 };
 
 /* Wires PIC (0x20, 0xa0, ELCR 0x4d0), I/O APIC (0xfec00000), local APICs (0xfee00000 page, x2APIC
@@ -53,7 +54,10 @@ static inline void irq_line_set(const struct irq_line *line, bool level)
 
 /* True while an earlier edge of the line waits, not yet acknowledged, so that another would be lost
  * in it: a periodic timer then keeps its tick for later (decision 17). As irq_line_set. */
-bool irq_line_pending(const struct irq_line *line);
+static inline bool irq_line_pending(const struct irq_line *line)
+{
+    return line->pending != NULL && line->pending(line->sink, line->gsi);
+}
 
 /* The NMI button: an edge on LINT1 of every local APIC. */
 void irq_nmi(struct irq *irq);
