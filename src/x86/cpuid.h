@@ -20,7 +20,23 @@ struct cpuid_model {
     uint64_t xcr0_supported;
     uint32_t xsave_size; /* of all supported components */
     uint32_t tsc_khz;
+    bool amd; /* vendor AMD or Hygon, else treated as Intel */
+    uint32_t max_basic, max_extended;
 };
+
+/* The models, for --help; ends with a NULL name. */
+struct cpuid_model_name {
+    const char *name, *summary;
+};
+extern const struct cpuid_model_name cpuid_model_names[];
+
+/* What IA32_ARCH_CAPABILITIES says (SDM 4): the immunity bits of decision 20. */
+#define CPUID_ARCH_CAPABILITIES                                                                \
+    (1ull << 0 /* RDCL_NO */ | 1ull << 1 /* IBRS_ALL */ | 1ull << 3 /* SKIP_L1DFL_VMENTRY */ | \
+     1ull << 4 /* SSB_NO */ | 1ull << 5 /* MDS_NO */ | 1ull << 6 /* IF_PSCHANGE_MC_NO */ |     \
+     1ull << 8 /* TAA_NO */ | 1ull << 13 /* SBDR_SSDP_NO */ | 1ull << 14 /* FBSDP_NO */ |      \
+     1ull << 15 /* PSDP_NO */ | 1ull << 20 /* BHI_NO */ | 1ull << 24 /* PBRSB_NO */ |          \
+     1ull << 26 /* GDS_NO */ | 1ull << 27 /* RFDS_NO */ | 1ull << 62 /* ITS_NO */)
 
 /* name: "max" (all that host and software have) or "base" (x86-64-v3). -EINVAL names an unknown
  * model; -ENOTSUP a host that lacks what the model needs. */
@@ -33,5 +49,20 @@ void cpuid_execute(const struct vcpu *v, uint32_t leaf, uint32_t subleaf, uint32
 /* One feature bit of the model: cpuid_has(m, 7, 0, 1, 5) = leaf 7.0 EBX bit 5 (register 0…3). */
 bool cpuid_has(const struct cpuid_model *m, uint32_t leaf, uint32_t subleaf, unsigned reg,
                unsigned bit);
+
+/* One row of the table of features (x86/features.c) that the model is composed from. */
+enum cpuid_feature_kind {
+    FEATURE_HOST,     /* runs on the host processor: offered when the host has it */
+    FEATURE_SOFTWARE, /* done by doppel on every host */
+};
+struct cpuid_feature {
+    const char *name; /* the manual's */
+    uint32_t leaf;
+    uint8_t subleaf, reg, bit; /* reg: 0…3 = EAX, EBX, ECX, EDX */
+    uint8_t kind;              /* enum cpuid_feature_kind */
+    bool base;                 /* of the model "base" */
+};
+extern const struct cpuid_feature cpuid_features[];
+extern const unsigned cpuid_feature_count;
 
 #endif
