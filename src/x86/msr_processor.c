@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The processor's own MSRs (SDM 4 chapter 2; AMD manual volume 2 appendix A). Each function checks
+ * what WRMSR checks for its register and returns false for #GP(0). Those that only one vendor has
+ * look at the CPUID model, as software does before it touches them.
+ *
+ * On the vCPU's own thread. The guest controls every value.
+ */
+#include "x86/msr_processor.h"
+
+#include "engine/gate.h"
+#include "x86/cpuid.h"
+
+#define MSR_PLATFORM_ID       0x17u
+#define MSR_FEATURE_CONTROL   0x3au
+#define MSR_SPEC_CTRL         0x48u
+#define MSR_PRED_CMD          0x49u
+#define MSR_BIOS_SIGN_ID      0x8bu
+#define MSR_MTRRCAP           0xfeu
+#define MSR_ARCH_CAPABILITIES 0x10au
+#define MSR_MCG_CAP           0x179u
+#define MSR_MCG_STATUS        0x17au
+#define MSR_DEBUGCTL          0x1d9u
+#define MSR_MTRR_PHYS_FIRST   0x200u
+#define MSR_MTRR_PHYS_LAST    0x20fu
+#define MSR_MTRR_FIX64K       0x250u
+#define MSR_MTRR_FIX16K       0x258u
+#define MSR_MTRR_FIX4K        0x268u
+#define MSR_AMD_SYSCFG        0xc0010010u
+#define MSR_AMD_HWCR          0xc0010015u
+#define MSR_AMD_DE_CFG        0xc0011029u
+
+#define FEATURE_CONTROL_LOCK 1u
+#define SPEC_CTRL_IBRS       (1u << 0)
+#define PRED_CMD_IBPB        (1u << 0)
+#define MTRRCAP_VALUE        (8u /* VCNT */ | 1u << 8 /* FIX */ | 1u << 10 /* WC */)
+#define MTRR_DEF_TYPE_KNOWN  (0xffu | 1u << 10 /* FE */ | 1u << 11 /* E */)
+#define MTRR_PHYS_MASK_V     (1u << 11)
+#define MISC_ENABLE_FAST     (1u << 0)
+#define MICROCODE_REVISION   ((uint64_t)1 << 32)
+#define MCG_STATUS_KNOWN     7u
+#define HWCR_SMMLOCK         (1u << 0)
+#define HWCR_TSC_FREQ_SEL    (1u << 24) /* the TSC counts at the P0 frequency */
+#define DE_CFG_LFENCE        (1u << 1)  /* LFENCE serializes */
+
+/* WRMSR checks addresses against the widest paging of the processor, not the current one. */
+static bool canonical(const struct vcpu *v, uint64_t a)
+{
+    unsigned shift = cpuid_has(v->platform->cpuid, 7, 0, 2, 16) ? 7 : 16; /* LA57 */
+    return (uint64_t)((int64_t)(a << shift) >> shift) == a;
+}
+
+static bool is_amd(const struct vcpu *v)
+{
+    return v->platform->cpuid->amd;
+}
+
+/* UC, WC, WT, WP, WB (SDM 3A table 11-8) */
+static bool mtrr_type_valid(uint64_t type)
+{
+    return type == 0 || type == 1 || (type >= 4 && type <= 6);
+}
+
+static bool tsc_read(void *context, struct vcpu *v, uint32_t index, uint64_t *value)
+{
+    *value = index == MSR_TSC_ADJUST ? v->tsc_adjust : gate_tsc(v) + v->tsc_offset;
+    return true;
+}
+
+/* A write to either moves the other by as much (SDM 3B 17.17.3). */
+static bool tsc_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    uint64_t old;
+    tsc_read(context, v, index, &old);
+    v->tsc_offset += value - old;
+    v->tsc_adjust += value - old;
+    if (v->irq != NULL && v->irq->tsc_moved != NULL)
+        v->irq->tsc_moved(v->irq_context);
+    return true;
+}
+
+/* SDM 3A 2.2.1: LME may not change while paging is on; LMA is the processor's. */
+static bool efer_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    const struct cpuid_model *m = v->platform->cpuid;
+    uint64_t known = EFER_LMA;
+    if (cpuid_has(m, 0x80000001, 0, 3, 11))
+        known |= EFER_SCE;
+    if (cpuid_has(m, 0x80000001, 0, 3, 20))
+        known |= EFER_NXE;
+    if (cpuid_has(m, 0x80000001, 0, 3, 29))
+        known |= EFER_LME;
+    if (value & ~known)
+        return false;
+    if (((value ^ v->efer) & EFER_LME) && (v->cr0 & CR0_PG))
+        return false;
+    uint64_t changed = value ^ v->efer;
+    v->efer = (value & ~(uint64_t)EFER_LMA) | (v->efer & EFER_LMA);
+    vcpu_update_mode(v);
+    if (changed & EFER_NXE)
+        tlb_flush_all(v);
+    return true;
+}
+
+/* Registers that are one member of the vCPU. */
+static uint64_t *plain_member(struct vcpu *v, uint32_t index)
+{
+    switch (index) {
+    case MSR_EFER:
+        return &v->efer;
+    case MSR_SYSENTER_CS:
+        return &v->sysenter_cs;
+    case MSR_SYSENTER_ESP:
+        return &v->sysenter_esp;
+    case MSR_SYSENTER_EIP:
+        return &v->sysenter_eip;
+    case MSR_STAR:
+        return &v->star;
+    case MSR_LSTAR:
+        return &v->lstar;
+    case MSR_CSTAR:
+        return &v->cstar;
+    case MSR_FMASK:
+        return &v->fmask;
+    case MSR_FS_BASE:
+        return &v->seg[SEG_FS].base;
+    case MSR_GS_BASE:
+        return &v->seg[SEG_GS].base;
+    case MSR_KERNEL_GS_BASE:
+        return &v->kernel_gs_base;
+    case MSR_TSC_AUX:
+        return &v->tsc_aux;
+    case MSR_PAT:
+        return &v->pat;
+    case MSR_MISC_ENABLE:
+        return &v->misc_enable;
+    case MSR_MTRR_DEF_TYPE:
+        return &v->mtrr_def_type;
+    case MSR_MCG_STATUS:
+        return &v->mcg_status;
+    default:
+        return &v->spec_ctrl;
+    }
+}
+
+static bool plain_read(void *context, struct vcpu *v, uint32_t index, uint64_t *value)
+{
+    *value = *plain_member(v, index);
+    return true;
+}
+
+static bool any_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    *plain_member(v, index) = value;
+    return true;
+}
+
+static bool address_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    return canonical(v, value) && any_write(context, v, index, value);
+}
+
+static bool low32_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    return value >> 32 == 0 && any_write(context, v, index, value);
+}
+
+/* Bits 63:32 are not there, and not checked (SDM 4 table 2-2: 15:0 are CS_SEL). */
+static bool sysenter_cs_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    v->sysenter_cs = (uint32_t)value;
+    return true;
+}
+
+static bool pat_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    for (unsigned i = 0; i < 64; i += 8) {
+        uint64_t type = (value >> i) & 0xff;
+        if (!mtrr_type_valid(type) && type != 7) /* UC- (SDM 3A table 11-10) */
+            return false;
+    }
+    v->pat = value;
+    return true;
+}
+
+/* Only fast strings may be turned off: what the other bits turn on is not there. */
+static bool misc_enable_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    if ((value ^ v->misc_enable) & ~(uint64_t)MISC_ENABLE_FAST)
+        return false;
+    v->misc_enable = value;
+    return true;
+}
+
+static bool mtrr_def_type_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    if ((value & ~(uint64_t)MTRR_DEF_TYPE_KNOWN) || !mtrr_type_valid(value & 0xff))
+        return false;
+    v->mtrr_def_type = value;
+    return true;
+}
+
+static bool mcg_status_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    return (value & ~(uint64_t)MCG_STATUS_KNOWN) == 0 && any_write(context, v, index, value);
+}
+
+static uint64_t *mtrr_phys(struct vcpu *v, uint32_t index)
+{
+    unsigned pair = (index - MSR_MTRR_PHYS_FIRST) / 2;
+    return (index & 1) ? &v->mtrr_mask[pair] : &v->mtrr_base[pair];
+}
+
+static bool mtrr_phys_read(void *context, struct vcpu *v, uint32_t index, uint64_t *value)
+{
+    *value = *mtrr_phys(v, index);
+    return true;
+}
+
+static bool mtrr_phys_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    uint64_t address = (((uint64_t)1 << v->platform->physical_address_bits) - 1) & ~0xfffull;
+    uint64_t known = address | ((index & 1) ? MTRR_PHYS_MASK_V : 0xff);
+    if ((value & ~known) || (!(index & 1) && !mtrr_type_valid(value & 0xff)))
+        return false;
+    *mtrr_phys(v, index) = value;
+    return true;
+}
+
+/* One of 64 KiB, two of 16 KiB, eight of 4 KiB ranges. */
+static uint64_t *mtrr_fixed(struct vcpu *v, uint32_t index)
+{
+    if (index >= MSR_MTRR_FIX4K)
+        return &v->mtrr_fixed[3 + index - MSR_MTRR_FIX4K];
+    return &v->mtrr_fixed[index == MSR_MTRR_FIX64K ? 0 : 1 + index - MSR_MTRR_FIX16K];
+}
+
+static bool mtrr_fixed_read(void *context, struct vcpu *v, uint32_t index, uint64_t *value)
+{
+    *value = *mtrr_fixed(v, index);
+    return true;
+}
+
+static bool mtrr_fixed_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    for (unsigned i = 0; i < 64; i += 8)
+        if (!mtrr_type_valid((value >> i) & 0xff))
+            return false;
+    *mtrr_fixed(v, index) = value;
+    return true;
+}
+
+static bool has_spec_ctrl(const struct vcpu *v)
+{
+    return cpuid_has(v->platform->cpuid, 7, 0, 3, 26);
+}
+
+static bool spec_ctrl_read(void *context, struct vcpu *v, uint32_t index, uint64_t *value)
+{
+    return has_spec_ctrl(v) && plain_read(context, v, index, value);
+}
+
+static bool spec_ctrl_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    return has_spec_ctrl(v) && (value & ~(uint64_t)SPEC_CTRL_IBRS) == 0 &&
+           any_write(context, v, index, value);
+}
+
+static bool pred_cmd_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    return has_spec_ctrl(v) && (value & ~(uint64_t)PRED_CMD_IBPB) == 0;
+}
+
+/* Registers with one value for all time. */
+static bool constant_read(void *context, struct vcpu *v, uint32_t index, uint64_t *value)
+{
+    switch (index) {
+    case MSR_FEATURE_CONTROL: /* locked with VMX off, as firmware leaves it */
+        *value = FEATURE_CONTROL_LOCK;
+        return !is_amd(v);
+    case MSR_BIOS_SIGN_ID:
+        *value = MICROCODE_REVISION;
+        return true;
+    case MSR_MTRRCAP:
+        *value = MTRRCAP_VALUE;
+        return true;
+    case MSR_ARCH_CAPABILITIES:
+        *value = CPUID_ARCH_CAPABILITIES;
+        return cpuid_has(v->platform->cpuid, 7, 0, 3, 29);
+    case MSR_PLATFORM_ID:
+        *value = 0;
+        return !is_amd(v);
+    case MSR_AMD_HWCR:
+        *value = HWCR_SMMLOCK | HWCR_TSC_FREQ_SEL;
+        return is_amd(v);
+    case MSR_AMD_DE_CFG:
+        *value = DE_CFG_LFENCE;
+        return is_amd(v);
+    case MSR_AMD_SYSCFG:
+        *value = 0;
+        return is_amd(v);
+    default: /* MCG_CAP: no banks. DEBUGCTL: neither BTF nor LBR. */
+        *value = 0;
+        return true;
+    }
+}
+
+/* A write that changes nothing is allowed; one that asks for what is not there is not. */
+static bool same_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    uint64_t now;
+    return constant_read(context, v, index, &now) && value == now;
+}
+
+/* Software writes 0, then CPUID puts the revision there (SDM 3A 9.11.7.1). */
+static bool bios_sign_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    return true;
+}
+
+#define ONE(index, name, read, write)         \
+    {                                         \
+        index, index, name, read, write, NULL \
+    }
+
+const struct msr_entry msr_processor[] = {
+    ONE(MSR_TSC, "IA32_TIME_STAMP_COUNTER", tsc_read, tsc_write),
+    ONE(MSR_PLATFORM_ID, "IA32_PLATFORM_ID", constant_read, NULL),
+    ONE(MSR_FEATURE_CONTROL, "IA32_FEATURE_CONTROL", constant_read, NULL),
+    ONE(MSR_TSC_ADJUST, "IA32_TSC_ADJUST", tsc_read, tsc_write),
+    ONE(MSR_SPEC_CTRL, "IA32_SPEC_CTRL", spec_ctrl_read, spec_ctrl_write),
+    ONE(MSR_PRED_CMD, "IA32_PRED_CMD", NULL, pred_cmd_write),
+    ONE(MSR_BIOS_SIGN_ID, "IA32_BIOS_SIGN_ID", constant_read, bios_sign_write),
+    ONE(MSR_MTRRCAP, "IA32_MTRRCAP", constant_read, NULL),
+    ONE(MSR_ARCH_CAPABILITIES, "IA32_ARCH_CAPABILITIES", constant_read, NULL),
+    ONE(MSR_SYSENTER_CS, "IA32_SYSENTER_CS", plain_read, sysenter_cs_write),
+    ONE(MSR_SYSENTER_ESP, "IA32_SYSENTER_ESP", plain_read, address_write),
+    ONE(MSR_SYSENTER_EIP, "IA32_SYSENTER_EIP", plain_read, address_write),
+    ONE(MSR_MCG_CAP, "IA32_MCG_CAP", constant_read, NULL),
+    ONE(MSR_MCG_STATUS, "IA32_MCG_STATUS", plain_read, mcg_status_write),
+    ONE(MSR_MISC_ENABLE, "IA32_MISC_ENABLE", plain_read, misc_enable_write),
+    ONE(MSR_DEBUGCTL, "IA32_DEBUGCTL", constant_read, same_write),
+    {MSR_MTRR_PHYS_FIRST, MSR_MTRR_PHYS_LAST, "IA32_MTRR_PHYSBASE/MASK", mtrr_phys_read,
+     mtrr_phys_write, NULL},
+    ONE(MSR_MTRR_FIX64K, "IA32_MTRR_FIX64K", mtrr_fixed_read, mtrr_fixed_write),
+    {MSR_MTRR_FIX16K, MSR_MTRR_FIX16K + 1, "IA32_MTRR_FIX16K", mtrr_fixed_read, mtrr_fixed_write,
+     NULL},
+    {MSR_MTRR_FIX4K, MSR_MTRR_FIX4K + 7, "IA32_MTRR_FIX4K", mtrr_fixed_read, mtrr_fixed_write,
+     NULL},
+    ONE(MSR_PAT, "IA32_PAT", plain_read, pat_write),
+    ONE(MSR_MTRR_DEF_TYPE, "IA32_MTRR_DEF_TYPE", plain_read, mtrr_def_type_write),
+    ONE(MSR_EFER, "IA32_EFER", plain_read, efer_write),
+    ONE(MSR_STAR, "IA32_STAR", plain_read, any_write),
+    ONE(MSR_LSTAR, "IA32_LSTAR", plain_read, address_write),
+    ONE(MSR_CSTAR, "IA32_CSTAR", plain_read, address_write),
+    ONE(MSR_FMASK, "IA32_FMASK", plain_read, low32_write),
+    ONE(MSR_FS_BASE, "IA32_FS_BASE", plain_read, address_write),
+    ONE(MSR_GS_BASE, "IA32_GS_BASE", plain_read, address_write),
+    ONE(MSR_KERNEL_GS_BASE, "IA32_KERNEL_GS_BASE", plain_read, address_write),
+    ONE(MSR_TSC_AUX, "IA32_TSC_AUX", plain_read, low32_write),
+    ONE(MSR_AMD_SYSCFG, "SYSCFG", constant_read, same_write),
+    ONE(MSR_AMD_HWCR, "HWCR", constant_read, same_write),
+    ONE(MSR_AMD_DE_CFG, "DE_CFG", constant_read, same_write),
+};
+
+const unsigned msr_processor_count = sizeof(msr_processor) / sizeof(msr_processor[0]);
