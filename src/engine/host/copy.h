@@ -2,11 +2,14 @@
 /*
  * Run one copied instruction on the host: all x87, MMX, SSE … AVX-512 instructions of the reference
  * engine go through here (decision 5). The instruction is re-encoded so that its memory operand, if
- * any, is a bounce buffer of the same alignment, its general registers are the guest's, and no
- * register of doppel is touched; guest vector state is loaded from and saved to v->vector.
+ * any, is [register]: the guest's memory itself where one page holds the operand and the TLB allows
+ * the access, else a bounce buffer. Its general registers are the guest's, and no register of
+ * doppel is touched; guest vector state is loaded from and saved to v->vector.
  *
  * Exceptions of the instruction itself: #XM (SIMD) and #MF are raised in the guest by looking at
- * the unmasked status before running (x87) or catching SIGFPE (SSE); #UD, #NM by CR0.TS/EM,
+ * the unmasked status before running (x87) or catching SIGFPE (SSE: the guest's MXCSR is loaded as
+ * it is, so flags and priorities are the processor's); an instruction that the host does not have
+ * ends in SIGILL and is #UD; #UD, #NM by CR0.TS/EM,
  * CR4.OSFXSR/OSXSAVE, XCR0 before running; alignment #GP(0)/#AC by the operand rule of the
  * instruction. x87 FIP/FDP/FOP are the guest's, written here, never the host's.
  */
@@ -23,6 +26,11 @@ struct copy_cache; /* per VM: the executable memory and the stubs by instruction
 
 int copy_cache_create(struct copy_cache **out, struct error *e);
 void copy_cache_destroy(struct copy_cache *c);
+/* The cache is bounded, and the guest chooses the instructions. When it is full, the engine drops
+ * every pointer to prepared code (its decoded pages) and clears it; no thread may be in copy_run. A
+ * full cache still has room for the instructions of some pages; without room, prepare is NULL. */
+bool copy_cache_full(struct copy_cache *c);
+void copy_cache_clear(struct copy_cache *c);
 
 /* The stub for the instruction (bytes and its Zydis decode, 64-bit or compatibility mode), shared
  * among equal bytes; NULL when it is not one that may be copied (then it is unsupported). */

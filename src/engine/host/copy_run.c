@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Running a prepared instruction; see copy.h. On the vCPU's thread.
+ *
+ * SIMD floating-point exceptions are the processor's own: the stub runs under the guest's MXCSR,
+ * and an unmasked exception arrives as SIGFPE at the copied instruction. The handler only moves the
+ * thread on to the stub's way out, which stores MXCSR with its new flags and nothing else. SIGILL
+ * there means that this processor does not have the instruction.
+ *
+ * x87 pointers (SDM 1, 8.1.8): the stub starts with sentinels in FIP, FDP and FOP. Where the
+ * processor has put other values, the guest's own go in their place; so which instructions set
+ * which pointer, and whether only exceptions do (CPUID.7.EBX[6]), is as on this processor.
+ */
+#include "engine/host/copy_code.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include "x86/access.h"
+
+#define FSW_ES       0x80u
+#define FIP_SENTINEL 1u
+#define FOP_SENTINEL 0x7ffu /* DF /7 with a register operand 7: no instruction has it */
+
+static __thread const struct copy_code *volatile running;
+static __thread volatile sig_atomic_t trapped;
+static struct sigaction previous_fpe, previous_ill;
+
+static void on_trap(int number, siginfo_t *info, void *context)
+{
+    greg_t *rip = &((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+    const struct copy_code *c = running;
+    if (c && (uintptr_t)*rip == (uintptr_t)c->at) {
+        trapped = number;
+        *rip = (greg_t)(uintptr_t)c->resume;
+        return;
+    }
+    const struct sigaction *other = number == SIGFPE ? &previous_fpe : &previous_ill;
+    if (other->sa_flags & SA_SIGINFO)
+        other->sa_sigaction(number, info, context);
+    else if (other->sa_handler != SIG_DFL && other->sa_handler != SIG_IGN)
+        other->sa_handler(number);
+    else
+        sigaction(number, other, NULL); /* it happens again, and ends the process */
+}
+
+static int install_result;
+
+static void install(void)
+{
+    struct sigaction a = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigemptyset(&a.sa_mask);
+    if (sigaction(SIGFPE, &a, &previous_fpe) < 0 || sigaction(SIGILL, &a, &previous_ill) < 0)
+        install_result = errno;
+}
+
+int copy_trap_install(struct error *e)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, install);
+    if (install_result)
+        return error_set(e, install_result, "cannot catch SIGFPE: %s", strerror(install_result));
+    return 0;
+}
+
+static void check_pending(struct vcpu *v)
+{
+    if (!(v->vector.fsw & FSW_ES))
+        return;
+    if (v->cr0 & CR0_NE)
+        x86_raise(v, VECTOR_MF);
+    strcpy(v->unsupported, "x87 exception through FERR# (CR0.NE=0)");
+    x86_raise(v, VECTOR_UD);
+}
+
+static void check_rare(struct vcpu *v, uint8_t need)
+{
+    if ((need & NEED_SSE) && ((v->cr0 & CR0_EM) || !(v->cr4 & CR4_OSFXSR)))
+        x86_raise(v, VECTOR_UD);
+    if ((need & NEED_MMX) && (v->cr0 & CR0_EM))
+        x86_raise(v, VECTOR_UD);
+    uint64_t components = need & NEED_EVEX  ? XCR0_SSE | XCR0_AVX | XCR0_AVX512
+                          : need & NEED_VEX ? XCR0_SSE | XCR0_AVX
+                                            : 0;
+    if (components && (!(v->cr4 & CR4_OSXSAVE) || (v->xcr0 & components) != components))
+        x86_raise(v, VECTOR_UD);
+    if ((need & NEED_X87) && (v->cr0 & CR0_EM))
+        x86_raise(v, VECTOR_NM);
+    if (need & NEED_FWAIT) {
+        if ((v->cr0 & (CR0_TS | CR0_MP)) == (CR0_TS | CR0_MP))
+            x86_raise(v, VECTOR_NM);
+    } else if (need && (v->cr0 & CR0_TS)) {
+        x86_raise(v, VECTOR_NM);
+    }
+    if (need & NEED_NOTHING_PENDING)
+        check_pending(v);
+}
+
+void copy_check_enabled(struct vcpu *v, uint8_t need)
+{
+    if (need == NEED_SSE && !(v->cr0 & (CR0_EM | CR0_TS)) && (v->cr4 & CR4_OSFXSR))
+        return;
+    if (need)
+        check_rare(v, need);
+}
+
+/* The instruction trapped on the host: nothing has changed but MXCSR. */
+static _Noreturn void raise_trap(struct vcpu *v)
+{
+    bool simd = trapped == SIGFPE && (v->cr4 & CR4_OSXMMEXCPT);
+    x86_raise(v, simd ? VECTOR_XM : VECTOR_UD);
+}
+
+static void run_stub(struct vcpu *v, const struct copy_code *c, void *memory)
+{
+    const struct encode_plan *p = &c->key.plan;
+    uint64_t flags = (v->rflags & FLAGS_ARITHMETIC) | FLAG_ONE;
+    running = c;
+    atomic_signal_fence(memory_order_seq_cst);
+    uint64_t after = c->stub(v, memory, flags);
+    atomic_signal_fence(memory_order_seq_cst);
+    running = NULL;
+    if (X86_UNLIKELY(!after))
+        raise_trap(v);
+    if (p->flags_out)
+        v->rflags = (v->rflags & ~(uint64_t)FLAGS_ARITHMETIC) | (after & FLAGS_ARITHMETIC);
+}
+
+static void run_x87(struct vcpu *v, const struct copy_code *c, void *memory, uint64_t offset)
+{
+    struct x86_vector *s = &v->vector;
+    s->xsave_header[0] = XCR0_X87;
+    if (c->key.x87_environment) {
+        run_stub(v, c, memory);
+        return;
+    }
+    uint64_t fip = s->fip, fdp = s->fdp;
+    uint16_t fop = s->fop;
+    s->fip = s->fdp = FIP_SENTINEL;
+    s->fop = FOP_SENTINEL;
+    run_stub(v, c, memory);
+    bool initialised = s->fip == 0; /* FNINIT clears all three */
+    if (initialised)
+        return;
+    s->fop = s->fop == FOP_SENTINEL ? fop : c->key.fop;
+    s->fip = s->fip == FIP_SENTINEL ? fip : v->rip;
+    s->fdp = s->fdp == FIP_SENTINEL ? fdp : offset;
+}
+
+static void run_with(struct vcpu *v, const struct copy_code *c, void *memory, uint64_t offset)
+{
+    if (c->key.plan.x87)
+        run_x87(v, c, memory, offset);
+    else
+        run_stub(v, c, memory);
+}
+
+/* The guest's memory itself, when one page holds it and the TLB allows the access. */
+static inline void *direct(struct vcpu *v, uint64_t linear, const struct copy_memory *m)
+{
+    const struct tlb_entry *e = tlb_entry_of(&v->tlb, (enum tlb_reach)v->reach, linear);
+    uint64_t tag = m->store ? e->write : e->read;
+    if (X86_LIKELY(tag == tlb_tag(&v->tlb, linear) && (linear & 0xfff) + m->size <= 4096))
+        return (void *)(e->addend + linear);
+    return NULL;
+}
+
+/* Page crossings, devices, masked operands with an absent page. A faulting access has changed
+ * nothing, because loads come before and probes before stores. */
+static void run_bounced(struct vcpu *v, const struct copy_code *c, uint64_t offset)
+{
+    const struct copy_memory *m = &c->key.memory;
+    uint8_t *bounce = (uint8_t *)v->vector.scratch;
+    memset(bounce, 0, sizeof v->vector.scratch);
+    if (m->size > 64) { /* x87 environments with registers */
+        uint64_t linear = copy_linear(v, m->segment, offset, m->size, m->store);
+        if (m->store)
+            tlb_probe(v, (enum tlb_reach)v->reach, linear, m->size, true);
+        else
+            tlb_read_bytes(v, (enum tlb_reach)v->reach, linear, bounce, m->size);
+        run_with(v, c, bounce, offset);
+        if (m->store)
+            tlb_write_bytes(v, (enum tlb_reach)v->reach, linear, bounce, m->size);
+        return;
+    }
+    uint64_t bytes = copy_active_bytes(v, m);
+    if (m->store)
+        copy_probe_bytes(v, m->segment, offset, bytes);
+    else
+        copy_load_bytes(v, m->segment, offset, bytes, bounce);
+    run_with(v, c, bounce, offset);
+    if (m->store)
+        copy_store_bytes(v, m->segment, offset, bytes, bounce);
+}
+
+/* Masked operands: limits and canonical checks hold for the active elements only, alignment for the
+ * whole. A TLB hit proves that the address is canonical. */
+static void *find_masked(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
+{
+    uint64_t linear = offset;
+    if (!v->code64 || m->segment >= SEG_FS)
+        linear += v->seg[m->segment].base;
+    if (linear & (m->alignment - 1u))
+        x86_raise_gp0(v);
+    return v->code64 ? direct(v, linear, m) : NULL;
+}
+
+static void *find_plain(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
+{
+    uint64_t linear = copy_linear(v, m->segment, offset, m->size, m->store);
+    if (linear & (m->alignment - 1u))
+        x86_raise_gp0(v);
+    void *memory = direct(v, linear, m);
+    if (memory || (linear & 0xfff) + m->size > 4096)
+        return memory;
+    tlb_probe(v, (enum tlb_reach)v->reach, linear, m->size, m->store);
+    return direct(v, linear, m);
+}
+
+void copy_run(struct vcpu *v, const struct copy_code *c, uint64_t effective_address)
+{
+    const struct copy_memory *m = &c->key.memory;
+    copy_check_enabled(v, c->key.need);
+    if (c->hand) {
+        c->hand(v, c, effective_address);
+        return;
+    }
+    if (m->access == ACCESS_NONE) {
+        run_with(v, c, NULL, 0);
+        return;
+    }
+    void *memory = m->access == ACCESS_PLAIN ? find_plain(v, m, effective_address)
+                                             : find_masked(v, m, effective_address);
+    if (X86_LIKELY(memory != NULL))
+        run_with(v, c, memory, effective_address);
+    else
+        run_bounced(v, c, effective_address);
+}
