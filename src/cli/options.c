@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "boot/memmap.h"
+
 /* ORDER enum clock_source, enum machine_action */
 static const char *const clock_names[] = {"real", "instructions", NULL};
 static const char *const action_names[] = {"exit", "reset", NULL};
@@ -35,8 +37,8 @@ const struct cli_option cli_run_options[] = {
      .value = "SIZE",
      .standard = "512M",
      .offset = MEMBER(machine.mem),
-     .min = MACHINE_MEM_MIN,
-     .max = MACHINE_MEM_MAX,
+     .min = MEMMAP_RAM_MIN,
+     .max = MEMMAP_RAM_MAX,
      .help = "guest RAM in bytes, or with K, M, G, T; whole pages of 4K"},
     {.name = "cpus",
      .kind = CLI_COUNT,
@@ -62,7 +64,7 @@ const struct cli_option cli_run_options[] = {
      .kind = CLI_CONSOLE,
      .value = "WHERE",
      .standard = "stdio",
-     .offset = MEMBER(machine),
+     .offset = MEMBER(machine.console),
      .help = "the first serial port: stdio (Ctrl-A x quits), file:PATH or none"},
     {.name = "clock",
      .kind = CLI_CHOICE,
@@ -242,20 +244,12 @@ static int set_engine(const struct cli_option *o, const char *value, void *membe
 
 static int set_console(const struct cli_option *o, const char *value, void *member, struct error *e)
 {
-    struct machine_config *machine = member;
+    bool file = strncmp(value, "file:", 5) == 0 && value[5] != '\0';
 
-    if (strcmp(value, "none") == 0) {
-        machine->console = MACHINE_CONSOLE_NONE;
-    } else if (strcmp(value, "stdio") == 0) {
-        machine->console = MACHINE_CONSOLE_STDIO;
-    } else if (strncmp(value, "file:", 5) == 0 && value[5] != '\0') {
-        machine->console = MACHINE_CONSOLE_FILE;
-        machine->console_path = value + 5;
-    } else {
+    if (!file && strcmp(value, "stdio") != 0 && strcmp(value, "none") != 0)
         return error_set(e, EINVAL, "--%s: '%s' is unknown; give stdio, file:PATH or none", o->name,
                          value);
-    }
-    return 0;
+    return set_text(o, value, member, e);
 }
 
 static int (*const setters[CLI_KINDS])(const struct cli_option *o, const char *value, void *member,

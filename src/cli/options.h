@@ -25,7 +25,7 @@ enum cli_kind {
     CLI_COUNT,         /* uint64_t */
     CLI_CHOICE,        /* enum: index into choices */
     CLI_ENGINE,        /* const struct engine_ops *, by engine_find */
-    CLI_CONSOLE,       /* struct machine_config's console and console_path */
+    CLI_CONSOLE,       /* const char *, as console_create takes it */
     CLI_KINDS
 };
 

@@ -23,21 +23,16 @@
 
 /* Exit statuses of doppel (decision 21): its own are even, the debug exit port's are odd. */
 enum machine_status {
-    MACHINE_POWERED_OFF = 0, /* or the user quit from the console */
+    MACHINE_POWERED_OFF = 0, /* or it reset under --on-reset exit, or the user quit */
     MACHINE_BAD_INPUT = 2,
     MACHINE_FAILED = 4, /* the monitor failed, or was told to end by a signal */
     MACHINE_DIED = 6,   /* triple fault */
 };
 
-#define MACHINE_MEM_MIN  ((uint64_t)1 << 20) /* a PC's low memory map needs so much */
-#define MACHINE_MEM_MAX  ((uint64_t)1 << 40)
 #define MACHINE_CPUS_MAX 1u
 
 /* ORDER cli on_names */
 enum machine_action { MACHINE_ON_EXIT, MACHINE_ON_RESET };
-/* ORDER cli console kinds */
-enum machine_console { MACHINE_CONSOLE_NONE, MACHINE_CONSOLE_STDIO, MACHINE_CONSOLE_FILE };
-
 /* Strings are the caller's and outlive the machine. */
 struct machine_config {
     const struct engine_ops *engine;
@@ -45,10 +40,9 @@ struct machine_config {
     uint64_t cpus;
     uint64_t mem; /* bytes of RAM, a multiple of 4 KiB */
     const char *kernel;
-    const char *initrd; /* or NULL */
-    const char *append; /* kernel command line, "" for none */
-    enum machine_console console;
-    const char *console_path; /* of MACHINE_CONSOLE_FILE */
+    const char *initrd;  /* or NULL */
+    const char *append;  /* kernel command line, "" for none */
+    const char *console; /* as console_create takes it */
     enum clock_source clock;
     bool debug_exit;
     enum machine_action on_reset, on_triple_fault;
@@ -59,8 +53,9 @@ struct machine;
 /* Wires the machine and loads the kernel; nothing runs yet. Returns 0, or the status to end with
  * (MACHINE_BAD_INPUT or MACHINE_FAILED) and the sentence in *e. */
 int machine_create(const struct machine_config *config, struct machine **out, struct error *e);
-/* Ends the threads first when need be. */
-void machine_destroy(struct machine *m);
+/* Ends the threads first when need be, and writes out what the console still holds: -errno with the
+ * sentence when that failed. */
+int machine_destroy(struct machine *m, struct error *e);
 
 /* Starts, or goes on after machine_pause. */
 void machine_resume(struct machine *m);
@@ -75,7 +70,7 @@ bool machine_service(struct machine *m, int *status);
 int machine_run(struct machine *m);
 
 /* What a device, a vCPU thread or the console tells the controller. Any thread; never blocks. When
- * several are posted the first that ends the machine wins. */
+ * several are posted, the first that ends the machine wins. */
 enum machine_event {
     MACHINE_EVENT_POWER_OFF,
     MACHINE_EVENT_RESET,

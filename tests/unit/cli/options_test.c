@@ -30,7 +30,7 @@ static void defaults(void **state)
     assert_int_equal(run.machine.mem, 512u << 20);
     assert_int_equal(run.machine.cpus, 1);
     assert_string_equal(run.machine.cpu, "max");
-    assert_int_equal(run.machine.console, MACHINE_CONSOLE_STDIO);
+    assert_string_equal(run.machine.console, "stdio");
     assert_int_equal(run.machine.clock, CLOCK_SOURCE_REAL);
     assert_int_equal(run.machine.on_reset, MACHINE_ON_RESET);
     assert_int_equal(run.machine.on_triple_fault, MACHINE_ON_EXIT);
@@ -56,8 +56,7 @@ static void every_option(void **state)
     assert_int_equal(run.machine.mem, (uint64_t)3 << 30);
     assert_string_equal(run.machine.cpu, "base");
     assert_ptr_equal(run.machine.engine, &engine_none);
-    assert_int_equal(run.machine.console, MACHINE_CONSOLE_FILE);
-    assert_string_equal(run.machine.console_path, "out");
+    assert_string_equal(run.machine.console, "file:out");
     assert_int_equal(run.machine.clock, CLOCK_SOURCE_INSTRUCTIONS);
     assert_int_equal(run.machine.on_reset, MACHINE_ON_EXIT);
     assert_int_equal(run.machine.on_triple_fault, MACHINE_ON_RESET);
@@ -148,12 +147,12 @@ static void refusals(void **state)
 
 static void refused_values(void **state)
 {
-    refuse(WORDS("--mem", "0"), "--mem", "from 1M to 1T");
-    refuse(WORDS("--mem", "4K"), "--mem", "from 1M to 1T");
+    refuse(WORDS("--mem", "0"), "--mem", "from 2M to 1T");
+    refuse(WORDS("--mem", "4K"), "--mem", "from 2M to 1T");
     refuse(WORDS("--mem", "-5"), "'-5'", "such as 512M");
     refuse(WORDS("--mem", "abc"), "'abc'", "such as 512M");
-    refuse(WORDS("--mem", "1E"), "1E", "from 1M to 1T");
-    refuse(WORDS("--mem", "16E"), "16E", "from 1M to 1T");
+    refuse(WORDS("--mem", "1E"), "1E", "from 2M to 1T");
+    refuse(WORDS("--mem", "16E"), "16E", "from 2M to 1T");
     refuse(WORDS("--mem", "2097153"), "2097153", "whole pages");
     refuse(WORDS("--mem", ""), "--mem", "such as 512M");
     refuse(WORDS("--cpus", "0"), "--cpus", "give 1");

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The wiring of a PC, top to bottom; see pc.h. Called by the controller while no vCPU runs. The
+ * addresses of RAM are boot/memmap.h's, those of devices their headers'; both reach the guest
+ * through the ACPI tables, which are made from what is wired here.
+ */
+#include "machine/pc.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dev/acpi_pm.h"
+#include "dev/debug_exit.h"
+#include "dev/pvpanic.h"
+#include "dev/reset.h"
+#include "dev/uart.h"
+#include "engine/gate.h"
+
+#define CONSOLE_FLUSH_MS 2000u /* without progress; then what is left is lost, and reported */
+
+#define CPUID_ADDRESS_SIZES 0x80000008u /* EAX 7:0: physical address bits (SDM 2A CPUID) */
+
+/* What comes from the user: sizes, names and files are checked before anything is made. */
+static int read_input(struct pc *pc, struct error *e)
+{
+    const struct machine_config *config = pc->config;
+
+    pc->boot = (struct boot_config){
+        .kernel_path = config->kernel,
+        .initrd_path = config->initrd,
+        .cmdline = config->append,
+        .ram_size = config->mem,
+        .acpi = &pc->acpi,
+    };
+    int rc = memmap_build(config->mem, &pc->memmap, e);
+    return rc == 0 ? boot_files_read(&pc->files, &pc->boot, e) : rc;
+}
+
+static int add_memory(struct pc *pc, struct error *e)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < pc->memmap.ram_count && rc == 0; i++) {
+        const struct memmap_range *r = &pc->memmap.ram[i];
+        rc = mem_add(&pc->mem, r->name, GPA(r->base), r->size, MEM_ANONYMOUS, false, e);
+    }
+    return rc;
+}
+
+static uint8_t physical_address_bits(const struct cpuid_model *model)
+{
+    for (unsigned i = 0; i < model->count; i++) {
+        if (model->entries[i].leaf == CPUID_ADDRESS_SIZES)
+            return (uint8_t)model->entries[i].eax;
+    }
+    return 36; /* what a processor without the leaf has (SDM 3A 4.1.4) */
+}
+
+static int add_vcpus(struct pc *pc, struct error *e)
+{
+    for (unsigned i = 0; i < pc->config->cpus; i++) {
+        struct vcpu *v = aligned_alloc(64, (sizeof(*v) + 63) & ~(size_t)63);
+        if (v == NULL)
+            return error_set(e, ENOMEM, "no memory for processor %u", i);
+        memset(v, 0, sizeof(*v));
+        v->id = i;
+        v->platform = &pc->platform;
+        pc->vcpus[pc->vcpu_count++] = v;
+        vcpu_reset(v);
+    }
+    return 0;
+}
+
+/* What every vCPU shares: RAM, the bus, time, the processor's model, and the engine. */
+static int add_processors(struct pc *pc, const struct pc_hooks *hooks, void *context,
+                          struct error *e)
+{
+    const struct clock_config clock = {
+        .source = pc->config->clock,
+        .instructions = hooks->instructions,
+        .rearmed = hooks->rearmed,
+        .context = context,
+    };
+    bool repeatable = pc->config->clock == CLOCK_SOURCE_INSTRUCTIONS;
+    int rc = add_memory(pc, e);
+
+    bus_init(&pc->bus);
+    msr_table_init(&pc->msrs);
+    if (rc == 0)
+        rc = clock_create(&clock, &pc->clock, e);
+    if (rc == 0)
+        rc = cpuid_model_build(&pc->cpuid, pc->config->cpu, clock_tsc_hz(pc->clock),
+                               (unsigned)pc->config->cpus, e);
+    if (rc != 0)
+        return rc;
+    pc->platform = (struct x86_platform){
+        .mem = &pc->mem,
+        .bus = &pc->bus,
+        .clock = pc->clock,
+        .cpuid = &pc->cpuid,
+        .msrs = &pc->msrs,
+        .gate = repeatable ? &gate_repeatable : &gate_live,
+        .gate_context = &pc->random,
+        .physical_address_bits = physical_address_bits(&pc->cpuid),
+    };
+    return add_vcpus(pc, e);
+}
+
+static int add_engine(struct pc *pc, struct error *e)
+{
+    int rc = pc->config->engine->vm_init(&pc->platform, &pc->engine_vm, e);
+
+    if (rc != 0)
+        return rc;
+    pc->engine = pc->config->engine;
+    for (; pc->engine_vcpus < pc->vcpu_count && rc == 0; pc->engine_vcpus++) {
+        rc = pc->engine->vcpu_init(pc->engine_vm, pc->vcpus[pc->engine_vcpus], e);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int add_devices(struct pc *pc, struct machine_sink sink, struct error *e)
+{
+    struct bus *bus = &pc->bus;
+    struct vm_clock *clock = pc->clock;
+    int rc = irq_create(&pc->irq, bus, clock, &pc->msrs, pc->vcpus, pc->vcpu_count, e);
+
+    if (rc == 0)
+        rc = uart_create(&pc->uart, bus, UART_COM1, clock, irq_line_of(pc->irq, UART_COM1_GSI),
+                         pc->console, e);
+    if (rc == 0)
+        rc = reset_create(&pc->reset, bus, sink, e);
+    if (rc == 0)
+        rc = acpi_pm_create(&pc->acpi_pm, bus, clock, irq_line_of(pc->irq, ACPI_SCI), sink, e);
+    if (rc == 0)
+        rc = pvpanic_create(&pc->pvpanic, bus, sink, e);
+    if (rc == 0 && pc->config->debug_exit)
+        rc = debug_exit_create(&pc->debug_exit, bus, sink, e);
+    return rc;
+}
+
+/* What the ACPI tables say is what was wired above. */
+static struct acpi_config acpi_of(const struct pc *pc)
+{
+    struct acpi_config acpi = acpi_config_default(pc->vcpu_count);
+
+    acpi.pm1_event = ACPI_PM1_EVENT;
+    acpi.pm1_control = ACPI_PM1_CONTROL;
+    acpi.pm_timer = ACPI_PM_TIMER;
+    acpi.gpe0 = ACPI_GPE0;
+    acpi.gpe0_length = ACPI_GPE0_SIZE;
+    acpi.sci = ACPI_SCI;
+    acpi.smi_command = ACPI_SMI_COMMAND;
+    acpi.acpi_enable = ACPI_SMI_ENABLE;
+    acpi.acpi_disable = ACPI_SMI_DISABLE;
+    acpi.s5_sleep_type = ACPI_S5_TYPE;
+    acpi.reset_port = RESET_CONTROL;
+    acpi.reset_value = RESET_CONTROL_TRIGGER;
+    acpi.pvpanic_port = PVPANIC_PORT;
+    return acpi;
+}
+
+int pc_create(struct pc *pc, const struct machine_config *config, const struct pc_hooks *hooks,
+              void *context, struct error *e)
+{
+    const struct machine_sink sink = {.events = hooks->events, .context = context};
+
+    memset(pc, 0, sizeof(*pc));
+    pc->config = config;
+    mem_init(&pc->mem);
+    if (read_input(pc, e) != 0)
+        return MACHINE_BAD_INPUT;
+    int rc = add_processors(pc, hooks, context, e);
+    if (rc != 0)
+        return rc == -ENOMEM || rc == -EAGAIN ? MACHINE_FAILED : MACHINE_BAD_INPUT;
+    if (console_create(&pc->console, config->console, hooks->console, context, e) != 0)
+        return MACHINE_BAD_INPUT;
+    if (add_devices(pc, sink, e) != 0 || add_engine(pc, e) != 0)
+        return MACHINE_FAILED;
+    pc->acpi = acpi_of(pc);
+    return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e) == 0 ? 0
+                                                                             : MACHINE_BAD_INPUT;
+}
+
+int pc_reset(struct pc *pc, struct error *e)
+{
+    for (unsigned i = 0; i < pc->vcpu_count; i++)
+        vcpu_reset(pc->vcpus[i]);
+    uart_reset(pc->uart);
+    reset_reset(pc->reset);
+    acpi_pm_reset(pc->acpi_pm);
+    irq_reset(pc->irq); /* last: it drops what the devices raised on their way */
+    return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e);
+}
+
+int pc_destroy(struct pc *pc, struct error *e)
+{
+    uart_destroy(pc->uart);
+    int rc = console_destroy(pc->console, CONSOLE_FLUSH_MS, e);
+    debug_exit_destroy(pc->debug_exit);
+    pvpanic_destroy(pc->pvpanic);
+    acpi_pm_destroy(pc->acpi_pm);
+    reset_destroy(pc->reset);
+    irq_destroy(pc->irq);
+    while (pc->engine_vcpus > 0)
+        pc->engine->vcpu_fini(pc->vcpus[--pc->engine_vcpus]);
+    if (pc->engine != NULL)
+        pc->engine->vm_fini(pc->engine_vm);
+    while (pc->vcpu_count > 0)
+        free(pc->vcpus[--pc->vcpu_count]);
+    clock_destroy(pc->clock);
+    mem_fini(&pc->mem);
+    boot_files_free(&pc->files);
+    return rc;
+}

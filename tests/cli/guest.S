@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A guest of one page for tests of the machine's life: a multiboot 1 kernel that does what the
+ * first letter of its command line says. Flat 32-bit protected mode (Multiboot 0.6.96, 3.2).
+ *
+ *   p  prints "hello", then powers off (ACPI S5)
+ *   r  resets by port 0xcf9 the first time, powers off the second: RAM survives a reset
+ *   t  triple fault
+ *   d  writes 5 to the debug exit port
+ *   f  prints for ever
+ *   c  counts instructions for a fixed loop, prints, powers off
+ *   h  prints "ready", then halts with interrupts off, for ever
+ */
+        .section .text.header, "ax"
+        .balign 4
+        .long 0x1badb002, 0, -0x1badb002
+
+        .text
+        .globl _start
+_start:
+        mov     $stack, %esp
+        mov     16(%ebx), %esi          /* cmdline of the information (3.3) */
+        mov     (%esi), %al
+        cmp     $'p', %al
+        je      power_off
+        cmp     $'r', %al
+        je      reset
+        cmp     $'t', %al
+        je      triple_fault
+        cmp     $'d', %al
+        je      debug_exit
+        cmp     $'f', %al
+        je      forever
+        cmp     $'c', %al
+        je      count
+        mov     $ready, %esi
+        call    print
+halt:
+        cli
+        hlt
+        jmp     halt
+
+power_off:
+        mov     $hello, %esi
+        call    print
+        mov     $0x604, %dx             /* PM1a control: SLP_TYP 5, SLP_EN */
+        mov     $(5 << 10 | 1 << 13), %ax
+        out     %ax, %dx
+        jmp     halt
+
+reset:
+        cmpl    $0x600d, 0x200000
+        je      power_off
+        movl    $0x600d, 0x200000
+        mov     $0xcf9, %dx
+        mov     $2, %al
+        out     %al, %dx
+        mov     $6, %al
+        out     %al, %dx
+        jmp     halt
+
+triple_fault:
+        mov     $0xdeadbeef, %ecx
+        lidt    no_table
+        ud2
+
+debug_exit:
+        mov     $5, %eax
+        mov     $0xf4, %dx
+        out     %eax, %dx
+        jmp     halt
+
+forever:
+        mov     $hello, %esi
+        call    print
+        jmp     forever
+
+count:
+        mov     $1000000, %ecx
+1:      dec     %ecx
+        jnz     1b
+        jmp     power_off
+
+print:                                  /* the string at %esi to COM1, waiting for THRE */
+        mov     $0x3fd, %dx
+1:      in      %dx, %al
+        test    $0x20, %al
+        jz      1b
+        mov     $0x3f8, %dx
+        lodsb
+        test    %al, %al
+        jz      2f
+        out     %al, %dx
+        jmp     print
+2:      ret
+
+        .section .rodata
+hello:  .asciz  "hello\n"
+ready:  .asciz  "ready\n"
+no_table:
+        .word   0
+        .long   0
+
+        .bss
+        .balign 16
+        .skip   256
+stack:
+        .section .note.GNU-stack, "", @progbits
