@@ -32,6 +32,7 @@ struct uart {
     struct irq_line line;
     struct console *console;
     struct clock_timer timer;
+    size_t wanted; /* what the console was told */
 
     uint8_t ier, fcr, lcr, mcr, msr, scratch;
     uint16_t divisor;
@@ -100,8 +101,10 @@ static void update(struct uart *u)
     irq_line_set(&u->line, connected && interrupt_identity(u) != UART_IIR_NONE);
     if ((u->ier & UART_IER_RECEIVE) && !(u->mcr & UART_MCR_LOOP) && u->receive_count < fifo_size(u))
         wanted = fifo_size(u) - u->receive_count;
-    if (u->console != NULL)
+    if (u->console != NULL && wanted != u->wanted) {
+        u->wanted = wanted;
         console_want_input(u->console, wanted);
+    }
 }
 
 static uint64_t character_ns(const struct uart *u)
