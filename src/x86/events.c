@@ -10,9 +10,7 @@ static void take_init(struct vcpu *v)
     vcpu_request_clear(v, VCPU_REQUEST_INIT);
     if (v->irq)
         v->irq->init(v->irq_context);
-    vcpu_init_signal(v);
-    /* The bootstrap processor goes to its reset vector (SDM 3A 8.4.2). */
-    v->activity = v->id == 0 ? VCPU_ACTIVE : VCPU_WAIT_FOR_SIPI;
+    vcpu_init_signal(v); /* the bootstrap processor stays active (SDM 3A 8.4.2) */
 }
 
 /* A SIPI means something only after INIT (SDM 3A 8.4.3). */
