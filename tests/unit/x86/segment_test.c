@@ -200,7 +200,7 @@ static void test_rights(void **state)
     for (unsigned i = 0; i < sizeof(rights) / sizeof(rights[0]); i++) {
         const struct rights_case *c = &rights[i];
         uint32_t out = 0x5a5a;
-        bool ok = false;
+        volatile bool ok = false; /* lives across setjmp */
         print_message("  %s\n", c->name);
         guest_ring(g, c->cpl, 64);
         guest_set_gdt(g, SEL_FREE, guest_descriptor(0, 0x12345, c->attributes | ATTR_G));
@@ -223,7 +223,7 @@ static void test_linear64(void **state)
 {
     struct guest *g = *state;
     struct vcpu *v = g->v;
-    uint64_t got = 0;
+    volatile uint64_t got = 0;    /* lives across setjmp */
     v->seg[SEG_DS].base = 0x1000; /* has no meaning */
     v->seg[SEG_GS].base = 0xffff800000000000;
     GUEST_RUNS(g, got = x86_linear(v, SEG_DS, 0x5000, 8, true));
@@ -244,7 +244,7 @@ static void test_linear32(void **state)
 {
     struct guest *g = *state;
     struct vcpu *v = g->v;
-    uint64_t got = 0;
+    volatile uint64_t got = 0; /* lives across setjmp */
     v->seg[SEG_DS] = (struct x86_segment){SEL_FREE, 0x93 | ATTR_DB, 0xfff, 0xfffff000};
     GUEST_RUNS(g, got = x86_linear(v, SEG_DS, 0xffc, 4, true));
     assert_int_equal(got, 0xfffffffc);

@@ -63,7 +63,7 @@ static void test_direct(void **state)
     for (unsigned i = 0; i < COUNT(direct); i++) {
         const struct transfer *c = &direct[i];
         print_message("  %s\n", c->name);
-        for (unsigned call = 0; call < 2; call++) {
+        for (volatile unsigned call = 0; call < 2; call++) {
             guest_ring(g, c->cpl, 64);
             uint64_t rsp = v->gpr[RSP], cs = v->seg[SEG_CS].selector;
             guest_set_gdt(g, SEL_FREE, guest_descriptor(0, 0xffff, c->code));
@@ -148,7 +148,7 @@ static void test_gates(void **state)
 {
     struct guest *g = *state;
     struct vcpu *v = g->v;
-    for (unsigned i = 0; i < COUNT(gates); i++) {
+    for (volatile unsigned i = 0; i < COUNT(gates); i++) {
         const struct gate_case *c = &gates[i];
         uint64_t low = (c->offset & 0xffff) | (uint64_t)c->selector << 16 |
                        (uint64_t)c->gate << 40 | (c->offset & 0xffff0000) << 32;
@@ -276,7 +276,7 @@ static void test_returns(void **state)
 {
     struct guest *g = *state;
     struct vcpu *v = g->v;
-    for (unsigned i = 0; i < 2 * COUNT(returns); i++) {
+    for (volatile unsigned i = 0; i < 2 * COUNT(returns); i++) {
         const struct return_case *c = &returns[i / 2];
         bool iret = i & 1;
         unsigned at = 0;
