@@ -2,6 +2,7 @@
 /* See x86_fixture.h. */
 #include "x86_fixture.h"
 
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -148,4 +149,74 @@ uint64_t *x86_fixture_entry(struct x86_fixture *f, uint64_t root, uint64_t linea
 void x86_fixture_map(struct x86_fixture *f, uint64_t linear, uint64_t physical, uint64_t bits)
 {
     *x86_fixture_entry(f, f->v.cr3 & ~0xfffull, linear, 1) = physical | bits;
+}
+
+int try_load(struct x86_fixture *f, enum tlb_reach reach, uint64_t linear, unsigned size,
+             uint64_t *value)
+{
+    jmp_buf unwind;
+    f->v.unwind = &unwind;
+    if (setjmp(unwind) != 0)
+        return f->v.fault.vector;
+    uint64_t got = x86_load_reach(&f->v, reach, linear, size);
+    if (value != NULL)
+        *value = got;
+    return -1;
+}
+
+int try_store(struct x86_fixture *f, enum tlb_reach reach, uint64_t linear, uint64_t value,
+              unsigned size)
+{
+    jmp_buf unwind;
+    f->v.unwind = &unwind;
+    if (setjmp(unwind) != 0)
+        return f->v.fault.vector;
+    x86_store_reach(&f->v, reach, linear, value, size);
+    return -1;
+}
+
+int try_write_bytes(struct x86_fixture *f, enum tlb_reach reach, uint64_t linear, const void *bytes,
+                    unsigned n)
+{
+    jmp_buf unwind;
+    f->v.unwind = &unwind;
+    if (setjmp(unwind) != 0)
+        return f->v.fault.vector;
+    tlb_write_bytes(&f->v, reach, linear, bytes, n);
+    return -1;
+}
+
+int try_probe(struct x86_fixture *f, enum tlb_reach reach, uint64_t linear, unsigned n, bool write)
+{
+    jmp_buf unwind;
+    f->v.unwind = &unwind;
+    if (setjmp(unwind) != 0)
+        return f->v.fault.vector;
+    tlb_probe(&f->v, reach, linear, n, write);
+    return -1;
+}
+
+int try_rmw(struct x86_fixture *f, enum tlb_reach reach, uint64_t linear, unsigned size,
+            void **host)
+{
+    jmp_buf unwind;
+    f->v.unwind = &unwind;
+    if (setjmp(unwind) != 0)
+        return f->v.fault.vector;
+    void *p = tlb_pointer_rmw(&f->v, reach, linear, size);
+    if (host != NULL)
+        *host = p;
+    return -1;
+}
+
+int try_fetch(struct x86_fixture *f, uint64_t linear, const uint8_t **host, uint64_t *physical)
+{
+    jmp_buf unwind;
+    f->v.unwind = &unwind;
+    if (setjmp(unwind) != 0)
+        return f->v.fault.vector;
+    const uint8_t *p = tlb_fetch_page(&f->v, linear, physical);
+    if (host != NULL)
+        *host = p;
+    return -1;
 }

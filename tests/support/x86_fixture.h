@@ -4,8 +4,6 @@
 #ifndef TESTS_SUPPORT_X86_FIXTURE_H
 #define TESTS_SUPPORT_X86_FIXTURE_H
 
-#include <setjmp.h>
-
 #include "engine/gate.h"
 #include "x86/access.h"
 #include "x86/cpuid.h"
@@ -55,18 +53,17 @@ uint64_t *x86_fixture_ram(struct x86_fixture *f, uint64_t physical);
 uint64_t *x86_fixture_entry(struct x86_fixture *f, uint64_t root, uint64_t linear, unsigned level);
 void x86_fixture_map(struct x86_fixture *f, uint64_t linear, uint64_t physical, uint64_t bits);
 
-/* The vector that the statement raised, or -1. v->fault has the rest. */
-#define RAISED(f, statement)               \
-    ({                                     \
-        jmp_buf raised_buffer;             \
-        volatile int raised_ = -1;         \
-        (f)->v.unwind = &raised_buffer;    \
-        if (setjmp(raised_buffer) == 0) {  \
-            statement;                     \
-        } else {                           \
-            raised_ = (f)->v.fault.vector; \
-        }                                  \
-        raised_;                           \
-    })
+/* An access that may raise: the vector, or -1; v->fault has the rest. They are functions because no
+ * local variable of a test may live across setjmp. value, host, physical may be NULL. */
+int try_load(struct x86_fixture *f, enum tlb_reach reach, uint64_t linear, unsigned size,
+             uint64_t *value);
+int try_store(struct x86_fixture *f, enum tlb_reach reach, uint64_t linear, uint64_t value,
+              unsigned size);
+int try_write_bytes(struct x86_fixture *f, enum tlb_reach reach, uint64_t linear, const void *bytes,
+                    unsigned n);
+int try_probe(struct x86_fixture *f, enum tlb_reach reach, uint64_t linear, unsigned n, bool write);
+int try_rmw(struct x86_fixture *f, enum tlb_reach reach, uint64_t linear, unsigned size,
+            void **host);
+int try_fetch(struct x86_fixture *f, uint64_t linear, const uint8_t **host, uint64_t *physical);
 
 #endif
