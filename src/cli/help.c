@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* --help and the manual page (man(7) macros), both from the table of options; see options.h. */
 #include "cli/options.h"
+#include "x86/cpuid.h"
 
 #define COLUMN 26
 
@@ -25,6 +26,22 @@ static const char *form(const struct cli_option *o, char text[64])
     return text;
 }
 
+/* What an option's value may be, when that is a list with summaries. false = no more. */
+static bool listed(const struct cli_option *o, unsigned i, const char **name, const char **summary)
+{
+    if (o->kind == CLI_ENGINE && engines[i] != NULL) {
+        *name = engines[i]->name;
+        *summary = engines[i]->summary;
+        return true;
+    }
+    if (o->kind == CLI_CPU && cpuid_model_names[i].name != NULL) {
+        *name = cpuid_model_names[i].name;
+        *summary = cpuid_model_names[i].summary;
+        return true;
+    }
+    return false;
+}
+
 void cli_help(FILE *out, const struct cli_command *commands)
 {
     fputs("usage: doppel COMMAND [OPTION]...\n\ncommands:\n", out);
@@ -38,6 +55,7 @@ void cli_help(FILE *out, const struct cli_command *commands)
 
 void cli_help_command(FILE *out, const struct cli_command *command)
 {
+    const char *name, *summary;
     char text[64];
 
     fprintf(out, "usage: doppel %s %s\n%s\n\noptions:\n", command->name, command->synopsis,
@@ -49,8 +67,8 @@ void cli_help_command(FILE *out, const struct cli_command *command)
         else if (o->standard != NULL && o->standard[0] != '\0')
             fprintf(out, " [%s]", o->standard);
         putc('\n', out);
-        for (unsigned i = 0; o->kind == CLI_ENGINE && engines[i] != NULL; i++)
-            fprintf(out, "  %-*s  %-8s%s\n", COLUMN, "", engines[i]->name, engines[i]->summary);
+        for (unsigned i = 0; listed(o, i, &name, &summary); i++)
+            fprintf(out, "  %-*s  %-8s%s\n", COLUMN, "", name, summary);
     }
     fputs("\nexit status:\n", out);
     for (size_t i = 0; i < sizeof(statuses) / sizeof(statuses[0]); i++)
@@ -76,6 +94,7 @@ static void troff(FILE *out, const char *text)
 
 static void man_option(FILE *out, const struct cli_option *o)
 {
+    const char *name, *summary;
     char text[64];
 
     fputs(".TP\n.B ", out);
@@ -87,9 +106,9 @@ static void man_option(FILE *out, const struct cli_option *o)
         fputs("Required.\n", out);
     else if (o->standard != NULL && o->standard[0] != '\0')
         fprintf(out, "Default: %s.\n", o->standard);
-    for (unsigned i = 0; o->kind == CLI_ENGINE && engines[i] != NULL; i++) {
-        fprintf(out, ".br\n.B %s\n", engines[i]->name);
-        troff(out, engines[i]->summary);
+    for (unsigned i = 0; listed(o, i, &name, &summary); i++) {
+        fprintf(out, ".br\n.B %s\n", name);
+        troff(out, summary);
         putc('\n', out);
     }
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "boot/memmap.h"
+#include "x86/cpuid.h"
 
 /* ORDER enum clock_source, enum machine_action */
 static const char *const clock_names[] = {"real", "instructions", NULL};
@@ -49,11 +50,11 @@ const struct cli_option cli_run_options[] = {
      .max = MACHINE_CPUS_MAX,
      .help = "processors of the guest"},
     {.name = "cpu",
-     .kind = CLI_NAME,
+     .kind = CLI_CPU,
      .value = "MODEL",
      .standard = "max",
      .offset = MEMBER(machine.cpu),
-     .help = "processor model: max (all that host and engine have) or base (x86-64-v3)"},
+     .help = "the model of the processor"},
     {.name = "engine",
      .kind = CLI_ENGINE,
      .value = "NAME",
@@ -230,6 +231,20 @@ static int set_choice(const struct cli_option *o, const char *value, void *membe
     return error_set(e, EINVAL, "--%s: '%s' is unknown; give %s", o->name, value, known);
 }
 
+static int set_cpu(const struct cli_option *o, const char *value, void *member, struct error *e)
+{
+    char known[128] = "";
+
+    for (unsigned i = 0; cpuid_model_names[i].name != NULL; i++) {
+        if (strcmp(cpuid_model_names[i].name, value) == 0)
+            return set_text(o, value, member, e);
+        size_t n = strlen(known);
+        snprintf(known + n, sizeof(known) - n, "%s%s", i > 0 ? " or " : "",
+                 cpuid_model_names[i].name);
+    }
+    return error_set(e, EINVAL, "--%s: '%s' is unknown; give %s", o->name, value, known);
+}
+
 static int set_engine(const struct cli_option *o, const char *value, void *member, struct error *e)
 {
     const struct engine_ops *engine = engine_find(value, e);
@@ -256,7 +271,7 @@ static int (*const setters[CLI_KINDS])(const struct cli_option *o, const char *v
                                        struct error *e) = {
     [CLI_SWITCH] = set_switch,
     [CLI_TEXT] = set_text,
-    [CLI_NAME] = set_name,
+    [CLI_CPU] = set_cpu,
     [CLI_FILE] = set_name,
     [CLI_OPTIONAL_FILE] = set_optional_file,
     [CLI_SIZE] = set_size,

@@ -12,8 +12,12 @@
 
 #include "dev/acpi_pm.h"
 #include "dev/debug_exit.h"
+#include "dev/debugcon.h"
+#include "dev/fw_cfg.h"
+#include "dev/i8042.h"
 #include "dev/pvpanic.h"
 #include "dev/reset.h"
+#include "dev/rtc.h"
 #include "dev/uart.h"
 #include "engine/gate.h"
 
@@ -122,19 +126,35 @@ static int add_engine(struct pc *pc, struct error *e)
     return 0;
 }
 
-static int add_devices(struct pc *pc, struct machine_sink sink, struct error *e)
+/* Interrupt controllers, timers and what else the chipset has. */
+static int add_chipset(struct pc *pc, struct machine_sink sink, struct error *e)
 {
     struct bus *bus = &pc->bus;
     struct vm_clock *clock = pc->clock;
+    uint64_t ram = pc->config->mem, low = ram < MEMMAP_HOLE ? ram : MEMMAP_HOLE;
     int rc = irq_create(&pc->irq, bus, clock, &pc->msrs, pc->vcpus, pc->vcpu_count, e);
 
     if (rc == 0)
-        rc = uart_create(&pc->uart, bus, UART_COM1, clock, irq_line_of(pc->irq, UART_COM1_GSI),
-                         pc->console, e);
+        rc = rtc_create(&pc->rtc, bus, clock, irq_line_of(pc->irq, RTC_GSI), low, ram - low, e);
+    if (rc == 0)
+        rc = i8042_create(&pc->i8042, bus, irq_line_of(pc->irq, I8042_GSI), sink, e);
     if (rc == 0)
         rc = reset_create(&pc->reset, bus, sink, e);
     if (rc == 0)
         rc = acpi_pm_create(&pc->acpi_pm, bus, clock, irq_line_of(pc->irq, ACPI_SCI), sink, e);
+    return rc;
+}
+
+static int add_devices(struct pc *pc, struct machine_sink sink, struct error *e)
+{
+    struct bus *bus = &pc->bus;
+    int rc = uart_create(&pc->uart, bus, UART_COM1, pc->clock, irq_line_of(pc->irq, UART_COM1_GSI),
+                         pc->console, e);
+
+    if (rc == 0)
+        rc = debugcon_create(&pc->debugcon, bus, pc->console, e);
+    if (rc == 0)
+        rc = fw_cfg_create(&pc->fw_cfg, bus, &pc->mem, pc->config->mem, pc->vcpu_count, e);
     if (rc == 0)
         rc = pvpanic_create(&pc->pvpanic, bus, sink, e);
     if (rc == 0 && pc->config->debug_exit)
@@ -159,6 +179,7 @@ static struct acpi_config acpi_of(const struct pc *pc)
     acpi.s5_sleep_type = ACPI_S5_TYPE;
     acpi.reset_port = RESET_CONTROL;
     acpi.reset_value = RESET_CONTROL_TRIGGER;
+    acpi.hpet = 0;
     acpi.pvpanic_port = PVPANIC_PORT;
     return acpi;
 }
@@ -178,7 +199,7 @@ int pc_create(struct pc *pc, const struct machine_config *config, const struct p
         return rc == -ENOMEM || rc == -EAGAIN ? MACHINE_FAILED : MACHINE_BAD_INPUT;
     if (console_create(&pc->console, config->console, hooks->console, context, e) != 0)
         return MACHINE_BAD_INPUT;
-    if (add_devices(pc, sink, e) != 0 || add_engine(pc, e) != 0)
+    if (add_chipset(pc, sink, e) != 0 || add_devices(pc, sink, e) != 0 || add_engine(pc, e) != 0)
         return MACHINE_FAILED;
     pc->acpi = acpi_of(pc);
     return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e) == 0 ? 0
@@ -190,6 +211,9 @@ int pc_reset(struct pc *pc, struct error *e)
     for (unsigned i = 0; i < pc->vcpu_count; i++)
         vcpu_reset(pc->vcpus[i]);
     uart_reset(pc->uart);
+    fw_cfg_reset(pc->fw_cfg);
+    rtc_reset(pc->rtc);
+    i8042_reset(pc->i8042);
     reset_reset(pc->reset);
     acpi_pm_reset(pc->acpi_pm);
     irq_reset(pc->irq); /* last: it drops what the devices raised on their way */
@@ -198,12 +222,16 @@ int pc_reset(struct pc *pc, struct error *e)
 
 int pc_destroy(struct pc *pc, struct error *e)
 {
+    debugcon_destroy(pc->debugcon);
     uart_destroy(pc->uart);
     int rc = console_destroy(pc->console, CONSOLE_FLUSH_MS, e);
     debug_exit_destroy(pc->debug_exit);
     pvpanic_destroy(pc->pvpanic);
+    fw_cfg_destroy(pc->fw_cfg);
     acpi_pm_destroy(pc->acpi_pm);
     reset_destroy(pc->reset);
+    i8042_destroy(pc->i8042);
+    rtc_destroy(pc->rtc);
     irq_destroy(pc->irq);
     while (pc->engine_vcpus > 0)
         pc->engine->vcpu_fini(pc->vcpus[--pc->engine_vcpus]);

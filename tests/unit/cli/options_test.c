@@ -166,7 +166,7 @@ static void refused_values(void **state)
     refuse(WORDS("--on-triple-fault", ""), "--on-triple-fault", "exit or reset");
     refuse(WORDS("--console", "file:"), "'file:'", "file:PATH");
     refuse(WORDS("--console", "tty"), "'tty'", "stdio");
-    refuse(WORDS("--cpu", ""), "--cpu", "MODEL");
+    refuse(WORDS("--cpu", "vax"), "'vax'", "max or base");
 }
 
 static void help_wins_over_what_is_missing(void **state)
