@@ -34,8 +34,7 @@ int boot_put_initrd(struct boot_job *j, uint64_t high, uint64_t *at, struct erro
                         "the initrd", at, e);
     if (r == 0)
         r = boot_put(j, *at, j->initrd->data, j->initrd->size, e);
-    if (r != 0)
-        j->culprit = j->initrd->path;
+    j->culprit = r != 0 ? j->initrd->path : j->kernel->path;
     return r;
 }
 

@@ -200,8 +200,8 @@ static int place_kernel(struct boot_job *j, const struct setup *s, uint64_t *at,
 
     *at = s->pref_address;
     if (*at < GIB4)
-        r = layout_claim(&j->layout, *at, s->init_size, what, e);
-    else
+        r = layout_claim(&j->layout, *at, s->init_size, what, s->relocatable ? NULL : e);
+    else if (!s->relocatable)
         error_set(e, EINVAL, "bad bzImage: pref_address 0x%llx is above 4 GiB",
                   (unsigned long long)*at);
     if (r != 0 && s->relocatable)
@@ -215,8 +215,9 @@ static int place_initrd(struct boot_job *j, const struct setup *s, uint64_t *at,
     *at = 0;
     if (j->initrd == NULL)
         return 0;
-    int r = boot_put_initrd(j, s->initrd_end < GIB4 ? s->initrd_end : GIB4, at, e);
-    if (r == -ENOSPC && s->above_4g)
+    uint64_t below = s->initrd_end < GIB4 ? s->initrd_end : GIB4;
+    int r = boot_put_initrd(j, below, at, s->above_4g ? NULL : e);
+    if (r != 0 && s->above_4g)
         r = boot_put_initrd(j, s->initrd_end, at, e);
     return r;
 }
