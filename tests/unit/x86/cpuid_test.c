@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/* The CPUID model: composition, what depends on the vCPU, leaves out of range. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+// clang-format off
+#include <cmocka.h>
+// clang-format on
+#include <cpuid.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "x86_fixture.h"
+
+struct regs {
+    uint32_t r[4];
+};
+
+static struct regs execute(struct x86_fixture *f, uint32_t leaf, uint32_t subleaf)
+{
+    struct regs out;
+    cpuid_execute(&f->v, leaf, subleaf, out.r);
+    return out;
+}
+
+static void names(void **state)
+{
+    struct cpuid_model m;
+    struct error e = {0};
+    for (unsigned i = 0; cpuid_model_names[i].name != NULL; i++) {
+        int err = cpuid_model_build(&m, cpuid_model_names[i].name, 1000000000, 1, &e);
+        assert_true(err == 0 || err == -ENOTSUP);
+        assert_true(m.count < CPUID_ENTRIES_MAX);
+    }
+    assert_int_equal(cpuid_model_build(&m, "pentium", 1000000000, 1, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "pentium"));
+}
+
+/* Every feature offered is in the table; a host feature is one of the host's. */
+static void features_are_of_the_table(void **state)
+{
+    static const struct {
+        uint32_t leaf, subleaf;
+        unsigned reg;
+        uint32_t other; /* bits that are no feature of the table */
+    } words[] = {{1, 0, 2, 0},          {1, 0, 3, 1u << 28},   {7, 0, 1, 0},
+                 {7, 0, 2, 0},          {7, 0, 3, 0},          {7, 1, 0, 0},
+                 {0xd, 1, 0, 0},        {0x80000001, 0, 2, 0}, {0x80000001, 0, 3, 0x0183f3ff},
+                 {0x80000007, 0, 3, 0}, {0x40000001, 0, 0, 0}};
+    struct x86_fixture *f = x86_fixture_create();
+    for (unsigned w = 0; w < sizeof(words) / sizeof(words[0]); w++) {
+        uint32_t left = execute(f, words[w].leaf, words[w].subleaf).r[words[w].reg];
+        struct regs host = {{0}};
+        __get_cpuid_count(words[w].leaf, words[w].subleaf, &host.r[0], &host.r[1], &host.r[2],
+                          &host.r[3]);
+        for (unsigned i = 0; i < cpuid_feature_count; i++) {
+            const struct cpuid_feature *c = &cpuid_features[i];
+            uint32_t bit = 1u << c->bit;
+            if (c->leaf != words[w].leaf || c->subleaf != words[w].subleaf ||
+                c->reg != words[w].reg || !(left & bit))
+                continue;
+            if (c->kind == FEATURE_HOST && !(host.r[c->reg] & bit))
+                fail_msg("%s is offered, but not the host's", c->name);
+            left &= ~bit;
+        }
+        assert_int_equal(left & ~words[w].other, 0);
+    }
+    x86_fixture_destroy(f);
+}
+
+/* House decision 18, by bit number. */
+static void masked_and_offered(void **state)
+{
+    static const struct {
+        uint32_t leaf;
+        uint8_t reg, bit;
+        bool offered;
+    } bits[] = {
+        {1, 2, 3, false},          /* MONITOR */
+        {1, 2, 5, false},          /* VMX */
+        {7, 1, 2, false},          /* SGX */
+        {7, 1, 4, false},          /* HLE */
+        {7, 1, 11, false},         /* RTM */
+        {7, 1, 14, false},         /* MPX */
+        {7, 2, 3, false},          /* PKU */
+        {7, 2, 5, false},          /* WAITPKG */
+        {7, 2, 7, false},          /* CET_SS */
+        {7, 3, 5, false},          /* UINTR */
+        {7, 3, 18, false},         /* PCONFIG */
+        {7, 3, 20, false},         /* CET_IBT */
+        {7, 3, 24, false},         /* AMX-TILE */
+        {0x80000001, 2, 2, false}, /* SVM */
+        {0x80000008, 1, 3, false}, /* INVLPGB */
+        {0x80000008, 1, 4, false}, /* RDPRU */
+        {1, 2, 17, true},          /* PCID */
+        {1, 2, 21, true},          /* x2APIC */
+        {1, 2, 24, true},          /* TSC-deadline */
+        {1, 2, 31, true},          /* hypervisor */
+        {6, 0, 2, true},           /* ARAT */
+        {7, 1, 0, true},           /* FSGSBASE */
+        {7, 1, 7, true},           /* SMEP */
+        {7, 1, 10, true},          /* INVPCID */
+        {7, 1, 20, true},          /* SMAP */
+        {7, 2, 2, true},           /* UMIP */
+        {7, 2, 16, true},          /* LA57 */
+        {0x80000001, 3, 20, true}, /* NX */
+        {0x80000001, 3, 26, true}, /* 1 GiB pages */
+        {0x80000001, 3, 27, true}, /* RDTSCP */
+    };
+    struct x86_fixture *f = x86_fixture_create();
+    for (unsigned i = 0; i < sizeof(bits) / sizeof(bits[0]); i++)
+        if (cpuid_has(&f->cpuid, bits[i].leaf, 0, bits[i].reg, bits[i].bit) != bits[i].offered)
+            fail_msg("leaf %#x register %u bit %u", bits[i].leaf, bits[i].reg, bits[i].bit);
+    assert_int_equal(execute(f, 0xd, 1).r[0] & 8, 0); /* XSAVES */
+    x86_fixture_destroy(f);
+}
+
+static void base_is_x86_64_v3(void **state)
+{
+    struct cpuid_model m;
+    struct error e = {0};
+    int err = cpuid_model_build(&m, "base", 1000000000, 1, &e);
+    if (err == -ENOTSUP) {
+        assert_non_null(strstr(e.text, "base"));
+        return;
+    }
+    assert_int_equal(err, 0);
+    static const uint8_t v3_leaf1_ecx[] = {0, 9, 12, 13, 19, 20, 22, 23, 26, 28, 29};
+    for (unsigned i = 0; i < sizeof(v3_leaf1_ecx); i++)
+        assert_true(cpuid_has(&m, 1, 0, 2, v3_leaf1_ecx[i]));
+    assert_true(cpuid_has(&m, 7, 0, 1, 3) && cpuid_has(&m, 7, 0, 1, 5) &&
+                cpuid_has(&m, 7, 0, 1, 8));
+    assert_false(cpuid_has(&m, 1, 0, 2, 25)); /* AES */
+    assert_false(cpuid_has(&m, 1, 0, 2, 30)); /* RDRAND */
+    assert_false(cpuid_has(&m, 7, 0, 1, 16)); /* AVX512F */
+    assert_false(cpuid_has(&m, 7, 0, 1, 19)); /* ADX */
+    assert_int_equal(m.xcr0_supported, XCR0_X87 | XCR0_SSE | XCR0_AVX);
+    assert_int_equal(m.xsave_size, 832);
+}
+
+static void xsave_sizes(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create();
+    uint32_t offset = 0, size = 0;
+    assert_int_equal(execute(f, 0xd, 0).r[0], f->cpuid.xcr0_supported);
+    assert_int_equal(execute(f, 0xd, 0).r[2], f->cpuid.xsave_size);
+    f->v.xcr0 = XCR0_X87;
+    assert_int_equal(execute(f, 0xd, 0).r[1], 576);
+    f->v.xcr0 = f->cpuid.xcr0_supported;
+    assert_int_equal(execute(f, 0xd, 0).r[1], f->cpuid.xsave_size);
+    uint32_t compact = 576;
+    for (unsigned i = 2; i < 64; i++) {
+        struct regs r = execute(f, 0xd, i), host;
+        if (!((f->cpuid.xcr0_supported >> i) & 1)) {
+            assert_int_equal(r.r[0] | r.r[1] | r.r[2] | r.r[3], 0);
+            continue;
+        }
+        __cpuid_count(0xd, i, host.r[0], host.r[1], host.r[2], host.r[3]);
+        assert_int_equal(r.r[0], host.r[0]);
+        assert_int_equal(r.r[1], host.r[1]);
+        assert_true(r.r[1] >= offset + size);
+        offset = r.r[1];
+        size = r.r[0];
+        compact = ((r.r[2] & 2) ? (compact + 63) & ~63u : compact) + size;
+    }
+    assert_int_equal(execute(f, 0xd, 1).r[1], compact);
+    x86_fixture_destroy(f);
+}
+
+static void what_the_vcpu_changes(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create();
+    f->v.id = 5;
+    assert_int_equal(execute(f, 1, 0).r[1] >> 24, 5);
+    assert_int_equal(execute(f, 0xb, 0).r[3], 5);
+    assert_int_equal(execute(f, 0xb, 7).r[2], 7);
+    assert_int_equal(execute(f, 1, 0).r[2] & bit_OSXSAVE, 0);
+    f->v.cr4 |= CR4_OSXSAVE;
+    assert_true(execute(f, 1, 0).r[2] & bit_OSXSAVE);
+    f->platform.physical_address_bits = 40;
+    assert_int_equal(execute(f, 0x80000008, 0).r[0], 40 | 57 << 8);
+    x86_fixture_destroy(f);
+}
+
+static void out_of_range(void **state)
+{
+    static const uint32_t beyond[] = {0xe, 0x15, 0x3fffffff, 0x80000009, 0x8fffffff, 0xffffffff};
+    struct x86_fixture *f = x86_fixture_create();
+    for (int amd = 0; amd < 2; amd++) {
+        f->cpuid.amd = amd;
+        struct regs top = execute(f, f->cpuid.max_basic, 0), none = {{0}};
+        for (unsigned i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++) {
+            struct regs r = execute(f, beyond[i], 0);
+            assert_memory_equal(&r, amd ? &none : &top, sizeof(r));
+        }
+        struct regs r = execute(f, 0x40000011, 0);
+        assert_memory_equal(&r, &none, sizeof(r));
+    }
+    struct regs kvm = execute(f, 0x40000000, 0);
+    assert_memory_equal(&kvm.r[1], "KVMKVMKVM\0\0\0", 12);
+    assert_int_equal(kvm.r[0], 0x40000010);
+    assert_int_equal(execute(f, 0x40000010, 0).r[0], 1000000);
+    x86_fixture_destroy(f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names),
+        cmocka_unit_test(features_are_of_the_table),
+        cmocka_unit_test(masked_and_offered),
+        cmocka_unit_test(base_is_x86_64_v3),
+        cmocka_unit_test(xsave_sizes),
+        cmocka_unit_test(what_the_vcpu_changes),
+        cmocka_unit_test(out_of_range),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
