@@ -31,6 +31,7 @@ const char *const exit_names[EXIT_REASONS] = {
 };
 
 const struct engine_ops *const engines[] = {
+    &engine_interp,
     &engine_none,
     NULL,
 };

@@ -130,6 +130,14 @@ static void add_amd_mirror(struct cpuid_model *m)
         entry_of(m, 0x80000001, 0, false)->edx |= entry_of(m, 1, 0, false)->edx & 0x0183f3ff;
 }
 
+/* Of the base model 46, as x86-64-v3 processors of either vendor have at least. */
+static uint32_t physical_bits(bool base)
+{
+    if (base || host_cpuid(0x80000000, 0).eax < 0x80000008)
+        return 46;
+    return host_cpuid(0x80000008, 0).eax & 0xff;
+}
+
 static void add_identity(struct cpuid_model *m, bool base, unsigned cpus)
 {
     struct cpuid_entry host = host_cpuid(0, 0);
@@ -151,7 +159,7 @@ static void add_identity(struct cpuid_model *m, bool base, unsigned cpus)
     if (!m->amd)
         e->ebx = e->ecx = e->edx = 0;
     e = entry_of(m, 0x80000008, 0, false);
-    e->eax = LINEAR_BITS << 8;
+    e->eax = LINEAR_BITS << 8 | physical_bits(base);
     if (m->amd)
         e->ecx = cpus - 1;
 }
@@ -334,9 +342,6 @@ static void adjust(const struct vcpu *v, uint32_t leaf, uint32_t subleaf, uint32
     case 0x80000001: /* Intel's say SYSCALL in 64-bit mode only */
         if (!m->amd && !v->code64)
             regs[3] &= ~(1u << 11);
-        break;
-    case 0x80000008:
-        regs[0] |= v->platform->physical_address_bits;
         break;
     }
 }

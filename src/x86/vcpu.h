@@ -124,7 +124,8 @@ struct x86_platform {
 struct vcpu {
     /* Hot: the engines' inner loops. gpr first, so that a register operand is a byte offset. */
     uint64_t gpr[16];
-    uint64_t rip; /* of the instruction being executed, until it completes */
+    uint64_t rip;  /* of the instruction being executed, until it completes */
+    uint64_t zero; /* always 0: the absent base or index of a memory operand (insn.h) */
     uint64_t rflags;
     struct x86_segment seg[SEG_COUNT];
     uint8_t cpl;
@@ -201,7 +202,7 @@ _Noreturn void x86_raise(struct vcpu *v, uint8_t vector);                       
 _Noreturn void x86_raise_error(struct vcpu *v, uint8_t vector, uint32_t error); /* with one */
 _Noreturn void x86_raise_page_fault(struct vcpu *v, uint64_t address, uint32_t error);
 
-static inline void x86_raise_gp0(struct vcpu *v)
+_Noreturn static inline void x86_raise_gp0(struct vcpu *v)
 {
     x86_raise_error(v, VECTOR_GP, 0);
 }

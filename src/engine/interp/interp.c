@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The reference engine: full emulation by decoded records. It is the oracle of the faster engines,
+ * so its rules are the manual's, kept in x86/, and its arithmetic is the host's.
+ *
+ * The inner loop runs records until one returns NULL or the instruction limit is reached; branches
+ * poll the requests, so it leaves within one run of records. Around it, at instruction boundaries:
+ * events by priority (x86_take_events), code invalidation, and single steps where each instruction
+ * needs attention (TF, RF, armed breakpoints, interrupt shadow).
+ *
+ * Faults jump (x86_raise) to the frame set up in run, which delivers them and goes on.
+ */
+#include "engine/interp/interp.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+#include "engine/interp/code.h"
+#include "engine/interp/step.h"
+
+#define ATTENTION_FLAGS (FLAG_TF | FLAG_RF)
+
+/* An armed instruction breakpoint at RIP: R/W = 0 (SDM 3B 17.2.4). */
+static uint64_t instruction_breakpoint(const struct vcpu *v)
+{
+    uint64_t hit = 0;
+    uint64_t linear = v->code64 ? v->rip : (uint32_t)(v->rip + v->seg[SEG_CS].base);
+    for (unsigned n = 0; n < 4; n++) {
+        bool enabled = (v->dr7 >> (2 * n)) & 3;
+        if (enabled && ((v->dr7 >> (16 + 4 * n)) & 3) == 0 && v->dr[n] == linear)
+            hit |= 1u << n;
+    }
+    return hit;
+}
+
+/* Instructions that clear TF by entering a handler do not trap afterwards. */
+static bool enters_handler(const struct insn *i)
+{
+    switch (i->op) {
+    case ZYDIS_MNEMONIC_INT:
+    case ZYDIS_MNEMONIC_INT1:
+    case ZYDIS_MNEMONIC_INT3:
+    case ZYDIS_MNEMONIC_INTO:
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSENTER:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* One instruction with everything that may want it alone. Raises. */
+static void step(struct vcpu *v)
+{
+    bool trap = (v->rflags & FLAG_TF) != 0;
+    bool resume = (v->rflags & FLAG_RF) != 0;
+
+    if ((v->dr7 & DR7_ENABLED) && !resume) {
+        uint64_t hit = instruction_breakpoint(v);
+        if (hit != 0) {
+            v->fault.dr6 = hit;
+            x86_raise(v, VECTOR_DB);
+        }
+    }
+    const struct insn *i = code_known(v);
+    if (i == NULL)
+        i = code_find(v);
+    while (i != NULL && i->exec == op_look_up) /* a run that ends where another begins */
+        i = i->link != NULL ? i->link : code_find(v);
+    uint16_t op = i->op;
+    struct insn seen = {.op = op};
+    v->interrupt_shadow = false;
+    v->shadow_blocks_debug = false;
+    v->rflags &= ~(uint64_t)FLAG_RF;
+    i->exec(v, i);
+    v->counters.instructions++;
+    if (trap && !enters_handler(&seen))
+        v->debug_pending |= DR6_BS;
+}
+
+/* Records until one asks for the outer loop, or the limit. Raises. */
+static void run_records(struct vcpu *v)
+{
+    const struct insn *i = code_known(v);
+    if (i == NULL)
+        i = code_find(v);
+    do {
+        i = i->exec(v, i);
+    } while (X86_LIKELY(++v->counters.instructions < v->instruction_limit) && i != NULL);
+}
+
+static bool needs_attention(const struct vcpu *v)
+{
+    return (v->rflags & ATTENTION_FLAGS) != 0 || (v->dr7 & DR7_ENABLED) != 0 || v->interrupt_shadow;
+}
+
+/* What is due between two instructions. */
+static enum exit_reason boundary(struct vcpu *v)
+{
+    uint32_t requests = vcpu_requests(v);
+    if (requests & VCPU_REQUEST_CODE)
+        code_reclaim(v->engine_state);
+    if (requests & VCPU_REQUEST_LIMIT)
+        vcpu_request_clear(v, VCPU_REQUEST_LIMIT); /* v->instruction_limit is read each time */
+    if ((requests & ~(uint32_t)(VCPU_REQUEST_CODE | VCPU_REQUEST_LIMIT)) == 0 &&
+        v->debug_pending == 0 && v->activity == VCPU_ACTIVE)
+        return EXIT_NONE;
+    return x86_take_events(v);
+}
+
+static enum exit_reason run_loop(struct vcpu *v)
+{
+    while (v->counters.instructions < v->instruction_limit) {
+        enum exit_reason exit = boundary(v);
+        if (exit != EXIT_NONE)
+            return exit;
+        if (needs_attention(v))
+            step(v);
+        else
+            run_records(v);
+    }
+    return EXIT_NONE;
+}
+
+static enum exit_reason interp_run(struct vcpu *v, uint64_t limit)
+{
+    struct interp *t = v->engine_state;
+    jmp_buf frame;
+    enum exit_reason exit;
+
+    t->thread = pthread_self();
+    t->running = true;
+    v->instruction_limit = limit;
+    if (setjmp(frame) != 0) {
+        v->counters.exits[EXIT_EXCEPTION]++;
+        if (v->activity != VCPU_SHUTDOWN) /* x86/ shuts down on what is not supported */
+            x86_deliver_fault(v);
+    }
+    v->unwind = &frame;
+    exit = v->activity == VCPU_SHUTDOWN ? EXIT_SHUTDOWN : run_loop(v);
+    v->unwind = NULL;
+    t->running = false;
+    return exit;
+}
+
+enum exit_reason interp_step(struct vcpu *v)
+{
+    struct interp *t = v->engine_state;
+    jmp_buf frame;
+
+    t->thread = pthread_self();
+    t->running = true;
+    if (setjmp(frame) == 0) {
+        v->unwind = &frame;
+        step(v);
+    } else {
+        v->counters.exits[EXIT_EXCEPTION]++;
+        if (v->activity != VCPU_SHUTDOWN)
+            x86_deliver_fault(v);
+    }
+    if (vcpu_requests(v) & VCPU_REQUEST_CODE)
+        code_reclaim(t);
+    v->unwind = NULL;
+    t->running = false;
+    return v->activity == VCPU_SHUTDOWN ? EXIT_SHUTDOWN
+           : v->activity == VCPU_ACTIVE ? EXIT_NONE
+                                        : EXIT_HLT;
+}
+
+/* The page that held code was written: by this vCPU's own store, or by another thread. */
+static void code_written(void *context, gpa_t page)
+{
+    struct interp_vm *vm = context;
+    _Atomic uint8_t *flags;
+
+    if (mem_page(vm->platform->mem, page, &flags) == NULL)
+        return;
+    atomic_fetch_and(flags, (uint8_t)~MEM_PAGE_CODE);
+    for (unsigned n = 0; n < vm->vcpu_count; n++) {
+        struct interp *t = vm->vcpus[n];
+        if (t->running && pthread_equal(t->thread, pthread_self()))
+            code_page_written(t, page);
+        else
+            code_page_post(t, page);
+    }
+}
+
+static int available(struct error *e)
+{
+    return 0;
+}
+
+static int vm_init(struct x86_platform *p, void **engine_vm, struct error *e)
+{
+    struct interp_vm *vm = calloc(1, sizeof(*vm));
+    if (vm == NULL)
+        return error_set(e, ENOMEM, "engine interp: no memory");
+    vm->platform = p;
+    int err = copy_cache_create(&vm->copies, e);
+    if (err == 0) {
+        struct mem_listener l = {.code_written = code_written, .context = vm};
+        err = mem_add_listener(p->mem, l);
+        if (err != 0)
+            error_set(e, -err, "engine interp: too many listeners on guest memory");
+    }
+    if (err != 0) {
+        if (vm->copies != NULL)
+            copy_cache_destroy(vm->copies);
+        free(vm);
+        return err;
+    }
+    *engine_vm = vm;
+    return 0;
+}
+
+static void vm_fini(void *engine_vm)
+{
+    struct interp_vm *vm = engine_vm;
+    copy_cache_destroy(vm->copies);
+    free(vm);
+}
+
+static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
+{
+    struct interp_vm *vm = engine_vm;
+    struct interp *t = calloc(1, sizeof(*t));
+    if (t == NULL || code_cache_create(&t->code) != 0) {
+        free(t);
+        return error_set(e, ENOMEM, "engine interp: no memory for vCPU %u", v->id);
+    }
+    t->vm = vm;
+    t->vcpu = v;
+    t->code_generation = 1; /* an empty jump cache holds context 0 */
+    vm->vcpus[vm->vcpu_count++] = t;
+    v->engine_state = t;
+    return 0;
+}
+
+static void vcpu_fini(struct vcpu *v)
+{
+    struct interp *t = v->engine_state;
+    code_cache_destroy(t->code);
+    free(t);
+    v->engine_state = NULL;
+}
+
+const struct engine_ops engine_interp = {
+    .name = "interp",
+    .summary = "full emulation: the reference, slow and exact",
+    .available = available,
+    .vm_init = vm_init,
+    .vm_fini = vm_fini,
+    .vcpu_init = vcpu_init,
+    .vcpu_fini = vcpu_fini,
+    .run = interp_run,
+};

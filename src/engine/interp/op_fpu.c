@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/* The XSAVE family and FXSAVE by hand (SDM 1 chapter 13); every other x87 and vector instruction
+ * runs as a copy on the host, see engine/host/copy.h. */
+#include "engine/interp/interp.h"
+
+static uint64_t requested(const struct vcpu *v)
+{
+    return v->gpr[RDX] << 32 | (uint32_t)v->gpr[RAX];
+}
+
+/* The areas are checked as far as they are touched, so only the first byte's address here. */
+static uint64_t area(struct vcpu *v, const struct insn *i, bool write)
+{
+    return mem_linear(v, i, 1, write);
+}
+
+static bool rex_w(const struct insn *i)
+{
+    switch (i->op) {
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static const struct insn *xsave(struct vcpu *v, const struct insn *i)
+{
+    bool compact = i->op == ZYDIS_MNEMONIC_XSAVEC || i->op == ZYDIS_MNEMONIC_XSAVEC64;
+    bool optimized = i->op == ZYDIS_MNEMONIC_XSAVEOPT || i->op == ZYDIS_MNEMONIC_XSAVEOPT64;
+    fpu_xsave(v, area(v, i, true), requested(v), compact, optimized, rex_w(i));
+    return insn_next(v, i);
+}
+
+static const struct insn *xrstor(struct vcpu *v, const struct insn *i)
+{
+    fpu_xrstor(v, area(v, i, false), requested(v), rex_w(i));
+    return insn_next(v, i);
+}
+
+static const struct insn *fxsave(struct vcpu *v, const struct insn *i)
+{
+    fpu_fxsave(v, area(v, i, true), rex_w(i));
+    return insn_next(v, i);
+}
+
+static const struct insn *fxrstor(struct vcpu *v, const struct insn *i)
+{
+    fpu_fxrstor(v, area(v, i, false), rex_w(i));
+    return insn_next(v, i);
+}
+
+insn_exec fpu_resolve(const struct insn *i)
+{
+    switch (i->op) {
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+        return xsave;
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+        return xrstor;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+        return fxsave;
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+        return fxrstor;
+    default:
+        return NULL;
+    }
+}

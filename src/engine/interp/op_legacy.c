@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+/* Instructions that 64-bit mode does not have: BCD arithmetic, PUSHA, BOUND, ARPL, SALC. */
+#include "engine/interp/interp.h"
+
+static void set_flag(struct vcpu *v, uint64_t flag, bool on)
+{
+    v->rflags = on ? v->rflags | flag : v->rflags & ~flag;
+}
+
+static void set_szp(struct vcpu *v, uint8_t value)
+{
+    set_flag(v, FLAG_SF, value >> 7);
+    set_flag(v, FLAG_ZF, value == 0);
+    set_flag(v, FLAG_PF, !__builtin_parity(value));
+}
+
+/* DAA, DAS (SDM 2A). OF is undefined: left alone. */
+static const struct insn *decimal(struct vcpu *v, const struct insn *i)
+{
+    int sign = i->op == ZYDIS_MNEMONIC_DAA ? 1 : -1;
+    uint8_t old = (uint8_t)v->gpr[RAX], al = old;
+    bool old_carry = v->rflags & FLAG_CF, carry = false;
+    bool low = (al & 15) > 9 || (v->rflags & FLAG_AF);
+
+    if (low) {
+        al = (uint8_t)(al + sign * 6);
+        carry = old_carry || (sign > 0 ? old > 0xf9 : old < 6);
+    }
+    if (old > 0x99 || old_carry) {
+        al = (uint8_t)(al + sign * 0x60);
+        carry = true;
+    }
+    reg_write(v, RAX * 8, al, 1);
+    set_flag(v, FLAG_AF, low);
+    set_flag(v, FLAG_CF, carry);
+    set_szp(v, al);
+    return insn_next(v, i);
+}
+
+/* AAA, AAS (SDM 2A). */
+static const struct insn *ascii(struct vcpu *v, const struct insn *i)
+{
+    bool adjust = (v->gpr[RAX] & 15) > 9 || (v->rflags & FLAG_AF);
+    uint16_t ax = (uint16_t)v->gpr[RAX];
+    if (adjust)
+        ax = (uint16_t)(i->op == ZYDIS_MNEMONIC_AAA ? ax + 0x106 : ax - 0x106);
+    reg_write(v, RAX * 8, ax & 0xff0f, 2);
+    set_flag(v, FLAG_AF | FLAG_CF, adjust);
+    return insn_next(v, i);
+}
+
+static const struct insn *ascii_multiply(struct vcpu *v, const struct insn *i)
+{
+    uint8_t base = (uint8_t)i->imm, al = (uint8_t)v->gpr[RAX];
+    if (base == 0)
+        x86_raise(v, VECTOR_DE);
+    reg_write(v, RAX * 8, (uint64_t)(al / base) << 8 | al % base, 2);
+    set_szp(v, al % base);
+    return insn_next(v, i);
+}
+
+static const struct insn *ascii_divide(struct vcpu *v, const struct insn *i)
+{
+    uint16_t ax = (uint16_t)v->gpr[RAX];
+    uint8_t al = (uint8_t)(ax + (ax >> 8) * (uint8_t)i->imm);
+    reg_write(v, RAX * 8, al, 2);
+    set_szp(v, al);
+    return insn_next(v, i);
+}
+
+static const struct insn *pusha(struct vcpu *v, const struct insn *i)
+{
+    unsigned size = i->stack_size;
+    for (unsigned r = RAX; r <= RDI; r++)
+        stack_store(v, stack_wrap(v, v->gpr[RSP] - (r + 1) * size), v->gpr[r], size);
+    stack_set(v, stack_wrap(v, v->gpr[RSP] - 8 * size));
+    return insn_next(v, i);
+}
+
+static const struct insn *popa(struct vcpu *v, const struct insn *i)
+{
+    unsigned size = i->stack_size;
+    uint64_t values[8];
+    for (unsigned n = 0; n < 8; n++)
+        values[7 - n] = stack_load(v, stack_wrap(v, v->gpr[RSP] + n * size), size);
+    stack_set(v, stack_wrap(v, v->gpr[RSP] + 8 * size));
+    for (unsigned r = RAX; r <= RDI; r++) {
+        if (r != RSP)
+            reg_write(v, r * 8, values[r], size);
+    }
+    return insn_next(v, i);
+}
+
+static const struct insn *bound(struct vcpu *v, const struct insn *i)
+{
+    unsigned shift = 64 - i->size * 8;
+    uint64_t ea = effective_address(v, i);
+    uint64_t low = load_linear(v, i->seg, segment_linear(v, i->seg, ea, i->size, false), i->size);
+    ea += i->size;
+    uint64_t high = load_linear(v, i->seg, segment_linear(v, i->seg, ea, i->size, false), i->size);
+    int64_t index = (int64_t)(reg_read(v, i->dst, i->size) << shift) >> shift;
+    if (index < (int64_t)(low << shift) >> shift || index > (int64_t)(high << shift) >> shift)
+        x86_raise(v, VECTOR_BR);
+    return insn_next(v, i);
+}
+
+static const struct insn *arpl(struct vcpu *v, const struct insn *i)
+{
+    bool memory = i->form == FORM_MR;
+    struct rmw m = {0};
+    if (memory)
+        m = rmw_begin(v, i, 2);
+    uint64_t selector = memory ? rmw_load(v, &m, 2) : reg_read(v, i->dst, 2);
+    uint64_t rpl = reg_read(v, i->src, 2) & 3;
+    bool raise = (selector & 3) < rpl;
+    if (raise) {
+        selector = (selector & ~3ull) | rpl;
+        if (memory)
+            rmw_store(v, &m, selector, 2);
+        else
+            reg_write(v, i->dst, selector, 2);
+    }
+    set_flag(v, FLAG_ZF, raise);
+    return insn_next(v, i);
+}
+
+static const struct insn *salc(struct vcpu *v, const struct insn *i)
+{
+    reg_write(v, RAX * 8, v->rflags & FLAG_CF ? 0xff : 0, 1);
+    return insn_next(v, i);
+}
+
+insn_exec legacy_resolve(const struct insn *i)
+{
+    switch (i->op) {
+    case ZYDIS_MNEMONIC_DAA:
+    case ZYDIS_MNEMONIC_DAS:
+        return decimal;
+    case ZYDIS_MNEMONIC_AAA:
+    case ZYDIS_MNEMONIC_AAS:
+        return ascii;
+    case ZYDIS_MNEMONIC_AAM:
+        return ascii_multiply;
+    case ZYDIS_MNEMONIC_AAD:
+        return ascii_divide;
+    case ZYDIS_MNEMONIC_PUSHA:
+    case ZYDIS_MNEMONIC_PUSHAD:
+        return pusha;
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD:
+        return popa;
+    case ZYDIS_MNEMONIC_BOUND:
+        return bound;
+    case ZYDIS_MNEMONIC_ARPL:
+        return arpl;
+    case ZYDIS_MNEMONIC_SALC:
+        return salc;
+    default:
+        return NULL;
+    }
+}

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: MIT */
+/* Segments, descriptor tables, far transfers, interrupts and flags at every privilege (SDM 2,
+ * SDM 3A chapters 2, 5, 6). The rules are in x86/; here each instruction names its own. */
+#include "engine/interp/interp.h"
+
+/* Most of these change what the run loop depends on: leave it, look up again. */
+
+static void require_cpl0(struct vcpu *v)
+{
+    if (v->cpl != 0)
+        x86_raise_gp0(v);
+}
+
+/* SGDT, SIDT, SLDT, STR, SMSW at CPL > 0 under CR4.UMIP (SDM 3A 2.5). */
+static void check_umip(struct vcpu *v)
+{
+    if (v->cpl != 0 && (v->cr4 & CR4_UMIP))
+        x86_raise_gp0(v);
+}
+
+static unsigned iopl(const struct vcpu *v)
+{
+    return (v->rflags >> 12) & 3;
+}
+
+/* ---- segment registers ---- */
+
+static const struct insn *mov_from_segment(struct vcpu *v, const struct insn *i)
+{
+    uint16_t selector = v->seg[i->src].selector;
+    if (i->form == FORM_RS)
+        reg_write(v, i->dst, selector, i->size);
+    else
+        mem_store(v, i, selector, 2);
+    return insn_next(v, i);
+}
+
+static const struct insn *load_segment(struct vcpu *v, const struct insn *i, unsigned sreg,
+                                       uint16_t selector)
+{
+    if (sreg == SEG_CS)
+        x86_raise(v, VECTOR_UD);
+    x86_load_segment(v, (enum x86_sreg)sreg, selector);
+    if (sreg == SEG_SS) {
+        v->interrupt_shadow = true;
+        v->shadow_blocks_debug = true;
+    }
+    return sreg == SEG_SS ? insn_next_slow(v, i) : insn_next(v, i);
+}
+
+static const struct insn *mov_to_segment(struct vcpu *v, const struct insn *i)
+{
+    uint16_t selector = (uint16_t)(i->form == FORM_SR ? reg_read(v, i->src, 2) : mem_load(v, i, 2));
+    return load_segment(v, i, i->dst, selector);
+}
+
+/* The selector's upper bytes: zero for a 32-bit or 64-bit push (Intel writes 16 bits for 32-bit
+ * pushes on some processors; SDM 2B PUSH allows both). */
+static const struct insn *push_segment(struct vcpu *v, const struct insn *i)
+{
+    push(v, v->seg[i->dst].selector, i->stack_size);
+    return insn_next(v, i);
+}
+
+static const struct insn *pop_segment(struct vcpu *v, const struct insn *i)
+{
+    uint64_t sp = stack_wrap(v, v->gpr[RSP]);
+    uint16_t selector = (uint16_t)stack_load(v, sp, i->stack_size);
+    const struct insn *next = load_segment(v, i, i->dst, selector);
+    stack_set(v, stack_wrap(v, sp + i->stack_size));
+    return next;
+}
+
+/* LDS LES LFS LGS LSS: offset, then selector. */
+static const struct insn *load_far_pointer(struct vcpu *v, const struct insn *i)
+{
+    static const uint8_t sregs[5] = {SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS};
+    static const uint16_t ops[5] = {ZYDIS_MNEMONIC_LDS, ZYDIS_MNEMONIC_LES, ZYDIS_MNEMONIC_LFS,
+                                    ZYDIS_MNEMONIC_LGS, ZYDIS_MNEMONIC_LSS};
+    uint8_t bytes[10] = {0};
+    uint64_t offset = 0;
+    uint16_t selector;
+    unsigned n = 0;
+
+    while (ops[n] != i->op)
+        n++;
+    mem_read_bytes(v, i->seg, effective_address(v, i), bytes, i->size + 2u);
+    memcpy(&offset, bytes, i->size);
+    memcpy(&selector, bytes + i->size, 2);
+    x86_load_segment(v, (enum x86_sreg)sregs[n], selector);
+    reg_write(v, i->dst, offset, i->size);
+    return insn_next_slow(v, i);
+}
+
+/* ---- far transfers ---- */
+
+static const struct insn *far_jump_or_call(struct vcpu *v, const struct insn *i)
+{
+    uint64_t offset = 0, next_rip = v->rip + i->length;
+    uint16_t selector;
+    unsigned size = i->stack_size;
+
+    if (i->form == FORM_M) {
+        uint8_t bytes[10] = {0};
+        size = i->size - 2u;
+        mem_read_bytes(v, i->seg, effective_address(v, i), bytes, i->size);
+        memcpy(&offset, bytes, size);
+        memcpy(&selector, bytes + size, 2);
+    } else { /* ptr16:16, ptr16:32; see bind.c for where the resolver put them */
+        offset = (uint32_t)i->imm;
+        selector = (uint16_t)(i->imm >> 32);
+    }
+    if (i->op == ZYDIS_MNEMONIC_JMP)
+        x86_far_jump(v, selector, offset, size);
+    else
+        x86_far_call(v, selector, offset, size, next_rip);
+    return NULL;
+}
+
+static const struct insn *far_return(struct vcpu *v, const struct insn *i)
+{
+    x86_far_return(v, i->stack_size, i->form == FORM_I ? (uint16_t)i->imm : 0);
+    return NULL;
+}
+
+static const struct insn *iret(struct vcpu *v, const struct insn *i)
+{
+    x86_iret(v, i->op == ZYDIS_MNEMONIC_IRETQ ? 8 : i->op == ZYDIS_MNEMONIC_IRETD ? 4 : 2);
+    return NULL;
+}
+
+static const struct insn *syscall_op(struct vcpu *v, const struct insn *i)
+{
+    x86_syscall(v, v->rip + i->length);
+    return NULL;
+}
+
+static const struct insn *sysret_op(struct vcpu *v, const struct insn *i)
+{
+    x86_sysret(v, i->stack_size);
+    return NULL;
+}
+
+static const struct insn *sysenter_op(struct vcpu *v, const struct insn *i)
+{
+    x86_sysenter(v);
+    return NULL;
+}
+
+static const struct insn *sysexit_op(struct vcpu *v, const struct insn *i)
+{
+    x86_sysexit(v, i->stack_size);
+    return NULL;
+}
+
+static const struct insn *software_interrupt(struct vcpu *v, const struct insn *i)
+{
+    uint64_t next_rip = v->rip + i->length;
+    switch (i->op) {
+    case ZYDIS_MNEMONIC_INT3:
+        x86_software_interrupt(v, VECTOR_BP, next_rip, false);
+        break;
+    case ZYDIS_MNEMONIC_INT1:
+        x86_software_interrupt(v, VECTOR_DB, next_rip, true);
+        break;
+    case ZYDIS_MNEMONIC_INTO:
+        if (!(v->rflags & FLAG_OF))
+            return insn_next(v, i);
+        x86_software_interrupt(v, VECTOR_OF, next_rip, false);
+        break;
+    default:
+        x86_software_interrupt(v, (uint8_t)i->imm, next_rip, false);
+        break;
+    }
+    return NULL;
+}
+
+/* ---- flags ---- */
+
+static const struct insn *pushf(struct vcpu *v, const struct insn *i)
+{
+    /* RF and VM are pushed as 0 (SDM 2B PUSHF). */
+    push(v, v->rflags & ~(uint64_t)(FLAG_RF | FLAG_VM), i->stack_size);
+    return insn_next(v, i);
+}
+
+static const struct insn *popf(struct vcpu *v, const struct insn *i)
+{
+    uint64_t writable = FLAGS_ARITHMETIC | FLAG_TF | FLAG_DF | FLAG_NT | FLAG_AC | FLAG_ID;
+    uint64_t value = stack_top(v, i->stack_size);
+
+    if (v->cpl <= iopl(v))
+        writable |= FLAG_IF;
+    if (v->cpl == 0)
+        writable |= FLAG_IOPL;
+    if (i->stack_size == 2)
+        writable &= 0xffff;
+    stack_set(v, stack_wrap(v, v->gpr[RSP] + i->stack_size));
+    v->rflags = (v->rflags & ~writable & ~(uint64_t)FLAG_RF) | (value & writable) | FLAG_ONE;
+    vcpu_update_mode(v);
+    return insn_next_slow(v, i);
+}
+
+static const struct insn *cli(struct vcpu *v, const struct insn *i)
+{
+    if (v->cpl > iopl(v))
+        x86_raise_gp0(v);
+    v->rflags &= ~(uint64_t)FLAG_IF;
+    return insn_next(v, i);
+}
+
+/* Interrupts stay off for one more instruction if they were off (SDM 2B STI). */
+static const struct insn *sti(struct vcpu *v, const struct insn *i)
+{
+    if (v->cpl > iopl(v))
+        x86_raise_gp0(v);
+    if (!(v->rflags & FLAG_IF)) {
+        v->rflags |= FLAG_IF;
+        v->interrupt_shadow = true;
+    }
+    return insn_next_slow(v, i);
+}
+
+static const struct insn *smap_flag(struct vcpu *v, const struct insn *i)
+{
+    if (v->cpl != 0)
+        x86_raise(v, VECTOR_UD);
+    if (i->op == ZYDIS_MNEMONIC_STAC)
+        v->rflags |= FLAG_AC;
+    else
+        v->rflags &= ~(uint64_t)FLAG_AC;
+    vcpu_update_mode(v);
+    return insn_next(v, i);
+}
+
+/* ---- descriptor tables and task register ---- */
+
+static const struct insn *store_table(struct vcpu *v, const struct insn *i)
+{
+    check_umip(v);
+    const struct x86_table_register *t = i->op == ZYDIS_MNEMONIC_SGDT ? &v->gdtr : &v->idtr;
+    uint8_t bytes[10];
+    memcpy(bytes, &t->limit, 2);
+    memcpy(bytes + 2, &t->base, 8);
+    mem_write_bytes(v, i->seg, effective_address(v, i), bytes, v->code64 ? 10 : 6);
+    return insn_next(v, i);
+}
+
+static const struct insn *load_table(struct vcpu *v, const struct insn *i)
+{
+    require_cpl0(v);
+    uint8_t bytes[10] = {0};
+    struct x86_table_register t;
+    mem_read_bytes(v, i->seg, effective_address(v, i), bytes, v->code64 ? 10 : 6);
+    memcpy(&t.limit, bytes, 2);
+    memcpy(&t.base, bytes + 2, 8);
+    if (!v->code64 && i->stack_size == 2)
+        t.base &= 0xffffff; /* SDM 2A LGDT: 24 bits with a 16-bit operand */
+    if (!x86_canonical(v, t.base))
+        x86_raise_gp0(v);
+    *(i->op == ZYDIS_MNEMONIC_LGDT ? &v->gdtr : &v->idtr) = t;
+    return insn_next_slow(v, i);
+}
+
+/* SLDT, STR, SMSW: to a register of the operand size, to memory always 16 bits. */
+static const struct insn *store_word(struct vcpu *v, const struct insn *i)
+{
+    check_umip(v);
+    uint64_t value = i->op == ZYDIS_MNEMONIC_SLDT  ? v->seg[SEG_LDTR].selector
+                     : i->op == ZYDIS_MNEMONIC_STR ? v->seg[SEG_TR].selector
+                                                   : v->cr0;
+    if (i->form == FORM_R)
+        reg_write(v, i->dst, value, i->size);
+    else
+        mem_store(v, i, value, 2);
+    return insn_next(v, i);
+}
+
+static uint16_t word_operand(struct vcpu *v, const struct insn *i)
+{
+    if (i->form == FORM_R)
+        return (uint16_t)reg_read(v, i->dst, 2);
+    if (i->form == FORM_RR)
+        return (uint16_t)reg_read(v, i->src, 2);
+    return (uint16_t)mem_load(v, i, 2);
+}
+
+static const struct insn *load_system_segment(struct vcpu *v, const struct insn *i)
+{
+    require_cpl0(v);
+    uint16_t selector = word_operand(v, i);
+    if (i->op == ZYDIS_MNEMONIC_LLDT)
+        x86_load_ldtr(v, selector);
+    else
+        x86_load_tr(v, selector);
+    return insn_next_slow(v, i);
+}
+
+static const struct insn *lmsw(struct vcpu *v, const struct insn *i)
+{
+    require_cpl0(v);
+    x86_lmsw(v, word_operand(v, i));
+    return insn_next_slow(v, i);
+}
+
+static const struct insn *lar_lsl(struct vcpu *v, const struct insn *i)
+{
+    uint16_t selector = word_operand(v, i);
+    uint32_t value = 0;
+    bool seen =
+        i->op == ZYDIS_MNEMONIC_LAR ? x86_lar(v, selector, &value) : x86_lsl(v, selector, &value);
+    if (seen) {
+        reg_write(v, i->dst, value, i->size);
+        v->rflags |= FLAG_ZF;
+    } else {
+        v->rflags &= ~(uint64_t)FLAG_ZF;
+    }
+    return insn_next(v, i);
+}
+
+static const struct insn *verify(struct vcpu *v, const struct insn *i)
+{
+    if (x86_verify(v, word_operand(v, i), i->op == ZYDIS_MNEMONIC_VERW))
+        v->rflags |= FLAG_ZF;
+    else
+        v->rflags &= ~(uint64_t)FLAG_ZF;
+    return insn_next(v, i);
+}
+
+static const struct insn *swapgs(struct vcpu *v, const struct insn *i)
+{
+    require_cpl0(v);
+    uint64_t base = v->seg[SEG_GS].base;
+    v->seg[SEG_GS].base = v->kernel_gs_base;
+    v->kernel_gs_base = base;
+    return insn_next(v, i);
+}
+
+static const struct insn *fs_gs_base(struct vcpu *v, const struct insn *i)
+{
+    if (!(v->cr4 & CR4_FSGSBASE))
+        x86_raise(v, VECTOR_UD);
+    bool fs = i->op == ZYDIS_MNEMONIC_RDFSBASE || i->op == ZYDIS_MNEMONIC_WRFSBASE;
+    uint64_t *base = &v->seg[fs ? SEG_FS : SEG_GS].base;
+    if (i->op == ZYDIS_MNEMONIC_RDFSBASE || i->op == ZYDIS_MNEMONIC_RDGSBASE) {
+        reg_write(v, i->dst, *base, i->size);
+    } else {
+        uint64_t value = reg_read(v, i->dst, i->size);
+        if (!x86_canonical(v, value))
+            x86_raise_gp0(v);
+        *base = value;
+    }
+    return insn_next(v, i);
+}
+
+static const struct {
+    uint16_t op;
+    insn_exec exec;
+} handlers[] = {
+    {ZYDIS_MNEMONIC_LDS, load_far_pointer},
+    {ZYDIS_MNEMONIC_LES, load_far_pointer},
+    {ZYDIS_MNEMONIC_LFS, load_far_pointer},
+    {ZYDIS_MNEMONIC_LGS, load_far_pointer},
+    {ZYDIS_MNEMONIC_LSS, load_far_pointer},
+    {ZYDIS_MNEMONIC_IRET, iret},
+    {ZYDIS_MNEMONIC_IRETD, iret},
+    {ZYDIS_MNEMONIC_IRETQ, iret},
+    {ZYDIS_MNEMONIC_SYSCALL, syscall_op},
+    {ZYDIS_MNEMONIC_SYSRET, sysret_op},
+    {ZYDIS_MNEMONIC_SYSENTER, sysenter_op},
+    {ZYDIS_MNEMONIC_SYSEXIT, sysexit_op},
+    {ZYDIS_MNEMONIC_INT, software_interrupt},
+    {ZYDIS_MNEMONIC_INT3, software_interrupt},
+    {ZYDIS_MNEMONIC_INT1, software_interrupt},
+    {ZYDIS_MNEMONIC_INTO, software_interrupt},
+    {ZYDIS_MNEMONIC_PUSHF, pushf},
+    {ZYDIS_MNEMONIC_PUSHFD, pushf},
+    {ZYDIS_MNEMONIC_PUSHFQ, pushf},
+    {ZYDIS_MNEMONIC_POPF, popf},
+    {ZYDIS_MNEMONIC_POPFD, popf},
+    {ZYDIS_MNEMONIC_POPFQ, popf},
+    {ZYDIS_MNEMONIC_CLI, cli},
+    {ZYDIS_MNEMONIC_STI, sti},
+    {ZYDIS_MNEMONIC_CLAC, smap_flag},
+    {ZYDIS_MNEMONIC_STAC, smap_flag},
+    {ZYDIS_MNEMONIC_SGDT, store_table},
+    {ZYDIS_MNEMONIC_SIDT, store_table},
+    {ZYDIS_MNEMONIC_LGDT, load_table},
+    {ZYDIS_MNEMONIC_LIDT, load_table},
+    {ZYDIS_MNEMONIC_SLDT, store_word},
+    {ZYDIS_MNEMONIC_STR, store_word},
+    {ZYDIS_MNEMONIC_SMSW, store_word},
+    {ZYDIS_MNEMONIC_LLDT, load_system_segment},
+    {ZYDIS_MNEMONIC_LTR, load_system_segment},
+    {ZYDIS_MNEMONIC_LMSW, lmsw},
+    {ZYDIS_MNEMONIC_LAR, lar_lsl},
+    {ZYDIS_MNEMONIC_LSL, lar_lsl},
+    {ZYDIS_MNEMONIC_VERR, verify},
+    {ZYDIS_MNEMONIC_VERW, verify},
+    {ZYDIS_MNEMONIC_SWAPGS, swapgs},
+    {ZYDIS_MNEMONIC_RDFSBASE, fs_gs_base},
+    {ZYDIS_MNEMONIC_RDGSBASE, fs_gs_base},
+    {ZYDIS_MNEMONIC_WRFSBASE, fs_gs_base},
+    {ZYDIS_MNEMONIC_WRGSBASE, fs_gs_base},
+};
+
+/* The forms of common mnemonics that name a segment or are far. */
+static insn_exec by_form(const struct insn *i)
+{
+    switch (i->op) {
+    case ZYDIS_MNEMONIC_MOV:
+        if (i->form == FORM_RS || i->form == FORM_MS)
+            return mov_from_segment;
+        return i->form == FORM_SR || i->form == FORM_SM ? mov_to_segment : NULL;
+    case ZYDIS_MNEMONIC_PUSH:
+        return i->form == FORM_S ? push_segment : NULL;
+    case ZYDIS_MNEMONIC_POP:
+        return i->form == FORM_S ? pop_segment : NULL;
+    case ZYDIS_MNEMONIC_JMP:
+    case ZYDIS_MNEMONIC_CALL:
+        return i->prefixes & INSN_FAR ? far_jump_or_call : NULL;
+    case ZYDIS_MNEMONIC_RET:
+        return i->prefixes & INSN_FAR ? far_return : NULL;
+    default:
+        return NULL;
+    }
+}
+
+insn_exec system_resolve(const struct insn *i)
+{
+    for (unsigned n = 0; n < sizeof(handlers) / sizeof(handlers[0]); n++) {
+        if (handlers[n].op == i->op)
+            return handlers[n].exec;
+    }
+    return by_form(i);
+}
