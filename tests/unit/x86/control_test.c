@@ -148,6 +148,12 @@ static void test_cr3_flushes(void **state)
     GUEST_RUNS(g, x86_load(v, 0x60000, 8));
     guest_write(g, GUEST_PT + 0x60 * 8, 0, 8);
     GUEST_RUNS(g, x86_load(v, 0x60000, 8)); /* still cached */
+    GUEST_RUNS(g, x86_write_cr(v, 4, v->cr4 | CR4_PCIDE));
+    guest_write(g, GUEST_PT + 0x60 * 8, 0x60000 | 7, 8);
+    GUEST_RUNS(g, x86_load(v, 0x60000, 8));
+    guest_write(g, GUEST_PT + 0x60 * 8, 0, 8);
+    GUEST_RUNS(g, x86_write_cr(v, 3, v->cr3 | 1ull << 63)); /* keeps what it has */
+    GUEST_RUNS(g, x86_load(v, 0x60000, 8));
     GUEST_RUNS(g, x86_write_cr(v, 3, v->cr3));
     GUEST_RAISES(g, x86_load(v, 0x60000, 8), VECTOR_PF, 0);
 }

@@ -87,6 +87,7 @@ static void test_from_compatibility_mode(void **state)
     assert_int_equal(slot(g, 1), SEL_USER_CODE32);
     assert_int_equal(slot(g, 2), FLAG_ONE); /* an interrupt pushes RF as it is */
     guest_ring(g, 0, 32);
+    v->seg[SEG_SS].base = 0x3000; /* does not count for the handler's stack */
     x86_deliver_interrupt(v, VECTOR);
     assert_true(v->code64);
     assert_int_equal(v->gpr[RSP], GUEST_STACK - 48 + 8);

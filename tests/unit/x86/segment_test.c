@@ -86,6 +86,9 @@ static void test_load_ldt_entry(void **state)
     GUEST_RUNS(g, x86_load_segment(g->v, SEG_ES, 8 | 4));
     assert_int_equal(g->v->seg[SEG_ES].base, 0x1000);
     assert_int_equal(g->v->seg[SEG_ES].limit, 0xfff);
+    guest_set_gdt(g, 0xf8, guest_descriptor(0, 0xfff, 0x93));
+    g->v->gdtr.limit = 0xfa; /* cuts the last entry */
+    GUEST_RAISES(g, x86_load_segment(g->v, SEG_ES, 0xf8), VECTOR_GP, 0xf8);
     g->v->seg[SEG_LDTR].attributes = ATTR_UNUSABLE;
     GUEST_RAISES(g, x86_load_segment(g->v, SEG_ES, 8 | 4), VECTOR_GP, 0xc);
 }
