@@ -34,7 +34,7 @@ static struct cpuid_entry host_cpuid(uint32_t leaf, uint32_t subleaf)
 {
     struct cpuid_entry e = {.leaf = leaf, .subleaf = subleaf};
     /* Out of range the processor may repeat its highest leaf: bits of another meaning. */
-    if (leaf <= __get_cpuid_max(leaf & 0x80000000u, NULL))
+    if (leaf <= (uint32_t)__get_cpuid_max(leaf & 0x80000000u, NULL))
         __cpuid_count(leaf, subleaf, e.eax, e.ebx, e.ecx, e.edx);
     return e;
 }

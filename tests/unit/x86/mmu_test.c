@@ -351,6 +351,33 @@ static void swap_race(void **state)
     x86_fixture_destroy(f);
 }
 
+static void clear_entry(void *context, gpa_t page)
+{
+    *(uint64_t *)context = 0;
+}
+
+/* The same to the instruction: the leaf goes away after it was read, when A is set above it (that
+ * page holds code, so that its writing is told). The walk must begin again, and write nothing. */
+static void swap_fails(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create();
+    struct mmu_page page;
+    uint32_t code;
+    _Atomic uint8_t *flags;
+
+    x86_fixture_long_mode(f, false);
+    x86_fixture_map(f, LINEAR, 0x7000, PTE_P | PTE_RW);
+    uint64_t *pte = x86_fixture_entry(f, f->v.cr3, LINEAR, 1);
+    assert_int_equal(mem_add_listener(&f->mem, (struct mem_listener){clear_entry, pte}), 0);
+    mem_page(&f->mem, GPA(f->v.cr3), &flags);
+    atomic_fetch_or(flags, MEM_PAGE_CODE);
+    assert_false(mmu_walk(&f->v, LINEAR, MMU_WRITE, false, false, &page, &code));
+    assert_int_equal(code, PF_WRITE);
+    assert_int_equal(*pte, 0);
+    assert_int_equal(f->v.counters.page_walks, 2);
+    x86_fixture_destroy(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -365,6 +392,7 @@ int main(void)
         cmocka_unit_test(paging_off_and_unsupported),
         cmocka_unit_test(debug_translation_changes_nothing),
         cmocka_unit_test(swap_race),
+        cmocka_unit_test(swap_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

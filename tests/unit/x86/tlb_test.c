@@ -332,6 +332,7 @@ static void dirty_bits(void **state)
     _Atomic uint8_t *flags;
     mem_page(&f->mem, GPA(page), &flags);
     x86_fixture_map(f, LINEAR, page, DATA);
+    x86_fixture_map(f, LINEAR + 0x1000, page, DATA);
     uint64_t *pte = x86_fixture_entry(f, f->v.cr3, LINEAR, 1);
 
     load(f, LINEAR);
@@ -343,6 +344,10 @@ static void dirty_bits(void **state)
     uint64_t walks = f->v.counters.page_walks;
     assert_int_equal(try_store(f, KERNEL, LINEAR, 2, 1), -1);
     assert_int_equal(f->v.counters.page_walks, walks);
+    /* The same page under another address, whose D is still clear. */
+    load(f, LINEAR + 0x1000);
+    assert_int_equal(try_store(f, KERNEL, LINEAR + 0x1000, 1, 1), -1);
+    assert_true(*x86_fixture_entry(f, f->v.cr3, LINEAR + 0x1000, 1) & PTE_D);
     x86_fixture_destroy(f);
 }
 
@@ -411,7 +416,10 @@ static void reaches(void **state)
         assert_int_equal(f->v.fault.error, PF_PRESENT | PF_USER);
         assert_int_equal(try_load(f, REACH_SUPERVISOR, LINEAR + 0x1000, 8, NULL), -1);
     }
+    x86_fixture_map(f, LINEAR + 0x2000, 0x5000, PTE_P | PTE_XD); /* read first, then fetched */
     f->v.cpl = 0;
+    assert_int_equal(try_load(f, REACH_SUPERVISOR_AC, LINEAR + 0x2000, 8, NULL), -1);
+    assert_int_equal(try_fetch(f, LINEAR + 0x2000, NULL, NULL), VECTOR_PF);
     assert_int_equal(try_fetch(f, LINEAR, NULL, NULL), VECTOR_PF);
     assert_int_equal(f->v.fault.error, PF_PRESENT | PF_FETCH);
     f->v.cpl = 3;
