@@ -14,12 +14,15 @@
 #include "dev/debug_exit.h"
 #include "dev/debugcon.h"
 #include "dev/fw_cfg.h"
+#include "dev/hpet.h"
 #include "dev/i8042.h"
+#include "dev/pit.h"
 #include "dev/pvpanic.h"
 #include "dev/reset.h"
 #include "dev/rtc.h"
 #include "dev/uart.h"
 #include "engine/gate.h"
+#include "x86/kvmclock.h"
 
 #define CONSOLE_FLUSH_MS 2000u /* without progress; then what is left is lost, and reported */
 
@@ -135,7 +138,15 @@ static int add_chipset(struct pc *pc, struct machine_sink sink, struct error *e)
     int rc = irq_create(&pc->irq, bus, clock, &pc->msrs, pc->vcpus, pc->vcpu_count, e);
 
     if (rc == 0)
-        rc = rtc_create(&pc->rtc, bus, clock, irq_line_of(pc->irq, RTC_GSI), low, ram - low, e);
+        rc = kvmclock_create(&pc->kvmclock, &pc->mem, clock, &pc->msrs, pc->vcpu_count, e);
+    if (rc == 0)
+        rc = hpet_create(&pc->hpet, bus, clock, pc->irq, e);
+    /* The HPET may take the place of these two: their lines go through it. */
+    if (rc == 0)
+        rc = pit_create(&pc->pit, bus, clock, hpet_legacy_line(pc->hpet, 0), e);
+    if (rc == 0)
+        rc = rtc_create(&pc->rtc, bus, clock, hpet_legacy_line(pc->hpet, RTC_GSI), low, ram - low,
+                        e);
     if (rc == 0)
         rc = i8042_create(&pc->i8042, bus, irq_line_of(pc->irq, I8042_GSI), sink, e);
     if (rc == 0)
@@ -179,7 +190,8 @@ static struct acpi_config acpi_of(const struct pc *pc)
     acpi.s5_sleep_type = ACPI_S5_TYPE;
     acpi.reset_port = RESET_CONTROL;
     acpi.reset_value = RESET_CONTROL_TRIGGER;
-    acpi.hpet = 0;
+    acpi.hpet = HPET_BASE;
+    acpi.hpet_id = HPET_ID;
     acpi.pvpanic_port = PVPANIC_PORT;
     return acpi;
 }
@@ -213,6 +225,9 @@ int pc_reset(struct pc *pc, struct error *e)
     uart_reset(pc->uart);
     fw_cfg_reset(pc->fw_cfg);
     rtc_reset(pc->rtc);
+    pit_reset(pc->pit);
+    hpet_reset(pc->hpet);
+    kvmclock_reset(pc->kvmclock);
     i8042_reset(pc->i8042);
     reset_reset(pc->reset);
     acpi_pm_reset(pc->acpi_pm);
@@ -232,6 +247,9 @@ int pc_destroy(struct pc *pc, struct error *e)
     reset_destroy(pc->reset);
     i8042_destroy(pc->i8042);
     rtc_destroy(pc->rtc);
+    pit_destroy(pc->pit);
+    hpet_destroy(pc->hpet);
+    kvmclock_destroy(pc->kvmclock);
     irq_destroy(pc->irq);
     while (pc->engine_vcpus > 0)
         pc->engine->vcpu_fini(pc->vcpus[--pc->engine_vcpus]);

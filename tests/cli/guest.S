@@ -4,7 +4,7 @@
  * first letter of its command line says. Flat 32-bit protected mode (Multiboot 0.6.96, 3.2).
  *
  *   p  prints "hello", then powers off (ACPI S5)
- *   r  resets by port 0xcf9 the first time, powers off the second: RAM survives a reset
+ *   r  prints "ready", then resets by port 0xcf9 the first time, powers off the second: RAM survives a reset
  *   t  triple fault
  *   d  writes 5 to the debug exit port
  *   f  prints for ever
@@ -49,6 +49,8 @@ power_off:
         jmp     halt
 
 reset:
+        mov     $ready, %esi
+        call    print
         cmpl    $0x600d, 0x200000
         je      power_off
         movl    $0x600d, 0x200000
