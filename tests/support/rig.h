@@ -44,7 +44,7 @@ void rig_hostile(struct rig *r, enum bus_space space, uint64_t base, uint64_t si
 /* Saves a, loads into b, and asserts that they are equal. */
 void rig_copy_state(const struct field_table *t, const void *a, void *b);
 /* Saves a, puts `value` into the section at the field, and asserts that loading into b is refused
- * with the field's name. */
+ * in a sentence that names the section. */
 void rig_refuses(const struct field_table *t, const void *a, void *b, const char *field,
                  uint64_t value);
 
