@@ -5,6 +5,8 @@
 
 #include <stddef.h>
 
+#include "x86/isa.h"
+
 #define ZERO_OFFSET offsetof(struct vcpu, zero)
 #define RIP_OFFSET  offsetof(struct vcpu, rip)
 
@@ -204,29 +206,57 @@ static uint8_t segment_of_prefix(const ZydisDecodedInstruction *zi)
     return SEG_DS;
 }
 
-enum insn_status insn_decode(enum insn_mode mode, const uint8_t *bytes, unsigned n,
-                             struct insn *out, struct insn_full *full)
+void insn_decoder_init(struct insn_decoder *d, const struct cpuid_model *model)
 {
     static const struct {
         ZydisMachineMode machine;
         ZydisStackWidth stack;
-    } modes[INSN_MODES] = {
+    } machines[INSN_MODES] = {
         [INSN_MODE_64] = {ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64},
         [INSN_MODE_32] = {ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32},
         [INSN_MODE_16] = {ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16},
     };
-    ZydisDecoder decoder;
-    ZydisDecoderInit(&decoder, modes[mode].machine, modes[mode].stack);
-    /* MPX and CET are not offered: their encodings are the NOPs they were before. */
-    ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+    static const struct {
+        ZydisDecoderMode mode;
+        ZydisISASet set;
+    } modes[] = {
+        {ZYDIS_DECODER_MODE_MPX, ZYDIS_ISA_SET_MPX},
+        {ZYDIS_DECODER_MODE_CET, ZYDIS_ISA_SET_CET},
+        {ZYDIS_DECODER_MODE_LZCNT, ZYDIS_ISA_SET_LZCNT},
+        {ZYDIS_DECODER_MODE_TZCNT, ZYDIS_ISA_SET_BMI1},
+        {ZYDIS_DECODER_MODE_CLDEMOTE, ZYDIS_ISA_SET_CLDEMOTE},
+    };
 
+    for (unsigned set = 0; set <= ZYDIS_ISA_SET_MAX_VALUE; set++)
+        d->offered[set] = isa_offered(model, (ZydisISASet)set);
+    for (unsigned m = 0; m < INSN_MODES; m++) {
+        ZydisDecoderInit(&d->modes[m], machines[m].machine, machines[m].stack);
+        ZydisDecoderEnableMode(&d->modes[m], ZYDIS_DECODER_MODE_KNC, ZYAN_FALSE);
+        ZydisDecoderEnableMode(&d->modes[m], ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_FALSE);
+        for (unsigned k = 0; k < sizeof(modes) / sizeof(modes[0]); k++)
+            ZydisDecoderEnableMode(&d->modes[m], modes[k].mode, d->offered[modes[k].set]);
+    }
+}
+
+/* The hypercalls that the KVM signature promises are no part of VMX or SVM for the guest. */
+static bool offered(const struct insn_decoder *d, const ZydisDecodedInstruction *zi)
+{
+    return d->offered[zi->meta.isa_set] || zi->mnemonic == ZYDIS_MNEMONIC_VMCALL ||
+           zi->mnemonic == ZYDIS_MNEMONIC_VMMCALL;
+}
+
+enum insn_status insn_decode(const struct insn_decoder *d, enum insn_mode mode,
+                             const uint8_t *bytes, unsigned n, struct insn *out,
+                             struct insn_full *full)
+{
     const ZydisDecodedInstruction *zi = &full->insn;
-    ZyanStatus status = ZydisDecoderDecodeFull(&decoder, bytes, n, &full->insn, full->operands);
+    ZyanStatus status =
+        ZydisDecoderDecodeFull(&d->modes[mode], bytes, n, &full->insn, full->operands);
     if (status == ZYDIS_STATUS_NO_MORE_DATA)
         return n >= INSN_LENGTH_MAX ? INSN_TOO_LONG : INSN_PARTIAL;
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
         return INSN_TOO_LONG;
-    if (!ZYAN_SUCCESS(status))
+    if (!ZYAN_SUCCESS(status) || !offered(d, zi))
         return INSN_INVALID;
 
     *out = (struct insn){

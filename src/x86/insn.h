@@ -92,10 +92,19 @@ struct insn_full {
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
 };
 
+/* A decoder for one CPUID model: what the model does not offer is INSN_INVALID, and encodings that
+ * are something else on a processor without a feature (TZCNT is BSF) are that. */
+struct insn_decoder {
+    ZydisDecoder modes[INSN_MODES];
+    bool offered[ZYDIS_ISA_SET_MAX_VALUE + 1];
+};
+void insn_decoder_init(struct insn_decoder *d, const struct cpuid_model *model);
+
 /* Decodes at most n bytes. On INSN_OK every field but exec and link is set. *full is scratch and
  * holds the long form on INSN_OK. */
-enum insn_status insn_decode(enum insn_mode mode, const uint8_t *bytes, unsigned n,
-                             struct insn *out, struct insn_full *full);
+enum insn_status insn_decode(const struct insn_decoder *d, enum insn_mode mode,
+                             const uint8_t *bytes, unsigned n, struct insn *out,
+                             struct insn_full *full);
 
 static inline enum insn_mode insn_mode_of(const struct vcpu *v)
 {

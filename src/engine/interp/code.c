@@ -252,7 +252,7 @@ static bool decode_one(struct interp *t, struct code_page *p, const uint8_t *byt
     unsigned n = left < INSN_LENGTH_MAX ? left : INSN_LENGTH_MAX;
 
     t->vcpu->counters.instructions_decoded++;
-    switch (insn_decode(p->mode, bytes, n, i, &full)) {
+    switch (insn_decode(&t->vm->decoder, p->mode, bytes, n, i, &full)) {
     case INSN_OK:
         i->exec = bind_handler(t->vm, i, &full, bytes);
         return !ends_run(i);
@@ -359,7 +359,7 @@ static void crossing_decode(struct vcpu *v, struct crossing *c, const uint8_t *b
     struct insn *i = &c->insn[0];
 
     memcpy(c->bytes, bytes, n);
-    switch (insn_decode(insn_mode_of(v), bytes, n, i, &full)) {
+    switch (insn_decode(&t->vm->decoder, insn_mode_of(v), bytes, n, i, &full)) {
     case INSN_OK:
         i->exec = bind_handler(t->vm, i, &full, bytes);
         break;
@@ -384,7 +384,8 @@ static void crossing_prepare(struct vcpu *v, struct crossing *c)
     if (n > INSN_LENGTH_MAX)
         n = INSN_LENGTH_MAX;
     fetch(v, bytes, 0, n);
-    if (insn_decode(insn_mode_of(v), bytes, n, &probe, &full) == INSN_PARTIAL)
+    const struct interp *t = v->engine_state;
+    if (insn_decode(&t->vm->decoder, insn_mode_of(v), bytes, n, &probe, &full) == INSN_PARTIAL)
         n = fetch(v, bytes, n, INSN_LENGTH_MAX);
     if (c->insn[0].exec != NULL && c->insn[0].length != 0 && c->insn[0].length <= n &&
         memcmp(c->bytes, bytes, c->insn[0].length) == 0)

@@ -132,11 +132,8 @@ static enum exit_reason interp_run(struct vcpu *v, uint64_t limit)
     t->thread = pthread_self();
     t->running = true;
     v->instruction_limit = limit;
-    if (setjmp(frame) != 0) {
-        v->counters.exits[EXIT_EXCEPTION]++;
-        if (v->activity != VCPU_SHUTDOWN) /* x86/ shuts down on what is not supported */
-            x86_deliver_fault(v);
-    }
+    if (setjmp(frame) != 0 && v->activity != VCPU_SHUTDOWN) /* x86/ did: not supported */
+        x86_deliver_fault(v);
     v->unwind = &frame;
     exit = v->activity == VCPU_SHUTDOWN ? EXIT_SHUTDOWN : run_loop(v);
     v->unwind = NULL;
@@ -154,10 +151,8 @@ enum exit_reason interp_step(struct vcpu *v)
     if (setjmp(frame) == 0) {
         v->unwind = &frame;
         step(v);
-    } else {
-        v->counters.exits[EXIT_EXCEPTION]++;
-        if (v->activity != VCPU_SHUTDOWN)
-            x86_deliver_fault(v);
+    } else if (v->activity != VCPU_SHUTDOWN) {
+        x86_deliver_fault(v);
     }
     if (vcpu_requests(v) & VCPU_REQUEST_CODE)
         code_reclaim(t);
@@ -197,6 +192,7 @@ static int vm_init(struct x86_platform *p, void **engine_vm, struct error *e)
     if (vm == NULL)
         return error_set(e, ENOMEM, "engine interp: no memory");
     vm->platform = p;
+    insn_decoder_init(&vm->decoder, p->cpuid);
     int err = copy_cache_create(&vm->copies, e);
     if (err == 0) {
         struct mem_listener l = {.code_written = code_written, .context = vm};

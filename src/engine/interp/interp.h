@@ -26,6 +26,7 @@ struct code_cache;
 struct interp_vm {
     struct x86_platform *platform;
     struct copy_cache *copies;
+    struct insn_decoder decoder;
     struct interp *vcpus[64];
     unsigned vcpu_count;
 };

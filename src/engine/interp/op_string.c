@@ -190,12 +190,13 @@ string(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned siz
             break;
         /* The run loop counts the last iteration. */
         v->counters.instructions += n - 1;
-        if (vcpu_requests(v) != 0 || v->debug_pending != 0 || (v->rflags & FLAG_TF) ||
-            v->counters.instructions + 1 >= v->instruction_limit)
-            return NULL; /* RIP stays: the instruction goes on after the event */
-        v->counters.instructions++;
-        if (i->exec == op_stale) /* it has overwritten its own page */
+        if (vcpu_requests(v) != 0 || v->debug_pending != 0 || (v->rflags & FLAG_TF)) {
+            v->rflags |= FLAG_RF; /* pushed with the event, as for faults (SDM 3B 17.3.1.1) */
+            return NULL;          /* RIP stays: the instruction goes on after the event */
+        }
+        if (v->counters.instructions + 1 >= v->instruction_limit)
             return NULL;
+        v->counters.instructions++;
     }
     return insn_next(v, i);
 }
