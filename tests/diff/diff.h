@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What all parts of the differential tester share: the address space that one tested instruction
+ * sees, a case (all of its input) and an outcome (all that it may have changed).
+ *
+ * The address space is the same on the processor (a sandboxed child maps it) and in the guest (its
+ * page tables map it): two pages of code, and a data window whose neighbouring pages differ in
+ * permission, so that each kind of page crossing exists. The pages that exist lie one after the
+ * other in the arena. Everything else in the lower half is not present.
+ *
+ *      DIFF_DATA page   0   1   2   3   4   5   6   7   8   9
+ *      permission       -   rw  rw  -   rw  r   -   r   rw  -
+ */
+#ifndef DOPPEL_TESTS_DIFF_DIFF_H
+#define DOPPEL_TESTS_DIFF_DIFF_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "x86/regs.h"
+#include "x86/vector.h"
+
+#define DIFF_PAGE       4096u
+#define DIFF_CODE       0x20000000u /* two pages, readable and executable */
+#define DIFF_CODE_PAGES 2u
+#define DIFF_DATA       0x30000000u
+#define DIFF_DATA_PAGES 10u
+
+enum diff_access { DIFF_READ = 1, DIFF_WRITE = 2, DIFF_EXECUTE = 4 };
+
+struct diff_page {
+    uint32_t linear;
+    uint8_t access; /* enum diff_access */
+};
+
+/* The pages that exist; page i is at offset i * DIFF_PAGE of the arena. */
+#define DIFF_PAGES 8u
+#define DIFF_ARENA (DIFF_PAGES * DIFF_PAGE)
+extern const struct diff_page diff_pages[DIFF_PAGES];
+
+/* Offset in the arena of a linear address, or -1 where nothing is mapped. */
+int diff_arena_offset(uint64_t linear);
+
+/* The arena before any case: int3 in the code pages, fixed noise in the others. */
+void diff_arena_fill(uint8_t arena[DIFF_ARENA]);
+
+/* Registers before or after. Segments are selectors (of ES CS SS DS FS GS). */
+struct diff_state {
+    uint64_t gpr[16];
+    uint64_t rip;
+    uint64_t rflags;
+    uint64_t fs_base, gs_base;
+    uint16_t selector[6];
+    struct x86_vector vector; /* only what is named as state there counts */
+};
+
+#define DIFF_PATCHES     24
+#define DIFF_PATCH_BYTES 4096
+
+struct diff_case {
+    uint64_t seed;
+    uint32_t form;   /* index in the list of forms */
+    uint32_t number; /* of the case within the form */
+    uint8_t length;
+    uint8_t bytes[15];
+    /* The end is seen by an int3 after the instruction, not by TF: for REP (TF stops after each
+     * iteration), PUSHF and IRET (they show TF), MOV SS (it holds the trap back). */
+    bool end_by_int3;
+    struct diff_state in;
+    unsigned patch_count, patch_bytes;
+    struct {
+        uint32_t offset; /* in the arena; never across its pages' ends */
+        uint16_t size, start;
+    } patch[DIFF_PATCHES];
+    uint8_t bytes_of_patches[DIFF_PATCH_BYTES];
+};
+
+#define DIFF_LINE      64
+#define DIFF_LINES_MAX 64
+#define DIFF_NO_VECTOR 0xff
+
+enum diff_failure {
+    DIFF_RAN,
+    DIFF_DIED,   /* the oracle's child died in this case */
+    DIFF_HUNG,   /* or did not come back */
+    DIFF_STRANGE /* the engine stands where no single instruction can lead */
+};
+
+struct diff_outcome {
+    struct diff_state out;
+    uint8_t failure;    /* enum diff_failure */
+    uint8_t vector;     /* of the fault or trap that the instruction raised, or DIFF_NO_VECTOR */
+    uint32_t error;     /* its error code */
+    uint64_t address;   /* CR2 of a page fault */
+    uint32_t lines;     /* of DIFF_LINE bytes in the arena that have changed */
+    uint64_t lines_sum; /* over all of them; the first DIFF_LINES_MAX are kept: */
+    struct {
+        uint32_t offset;
+        uint8_t bytes[DIFF_LINE];
+    } line[DIFF_LINES_MAX];
+};
+
+/* Lays a case into the arena (code and patches), as both sides do before they run it. */
+void diff_case_lay(const struct diff_case *c, uint8_t arena[DIFF_ARENA]);
+
+/* Records in *o which lines of `arena` differ from `before`, and makes both equal to `base` again.
+ */
+void diff_arena_collect(struct diff_outcome *o, uint8_t arena[DIFF_ARENA],
+                        uint8_t before[DIFF_ARENA], const uint8_t base[DIFF_ARENA],
+                        const struct diff_case *c);
+
+#endif

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* The processor as a subject of its own oracle. */
+#include <string.h>
+
+#include "oracle.h"
+#include "subject.h"
+
+static int create(void **subject, struct error *e)
+{
+    struct oracle *o = NULL;
+    int err = oracle_create(&o, e);
+
+    *subject = o;
+    return err;
+}
+
+static void destroy(void *subject)
+{
+    oracle_destroy(subject);
+}
+
+static int run(void *subject, const struct diff_case *cases, struct diff_outcome *outcomes,
+               unsigned n, struct error *e)
+{
+    struct oracle *o = subject;
+    int err;
+
+    memcpy(oracle_cases(o), cases, n * sizeof(*cases));
+    err = oracle_run(o, n, e);
+    memcpy(outcomes, oracle_outcomes(o), n * sizeof(*outcomes));
+    return err;
+}
+
+const struct subject_ops subject_processor = {"processor", create, destroy, run};

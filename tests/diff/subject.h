@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* What is compared with the oracle: an engine, or the processor once more (which finds forms whose
+ * result is not a function of the case). */
+#ifndef DOPPEL_TESTS_DIFF_SUBJECT_H
+#define DOPPEL_TESTS_DIFF_SUBJECT_H
+
+#include "base/error.h"
+#include "diff.h"
+
+struct subject_ops {
+    const char *name;
+    int (*create)(void **subject, struct error *e);
+    void (*destroy)(void *subject);
+    int (*run)(void *subject, const struct diff_case *cases, struct diff_outcome *outcomes,
+               unsigned n, struct error *e);
+};
+
+extern const struct subject_ops subject_processor;
+extern const struct subject_ops subject_interp;
+
+#endif
