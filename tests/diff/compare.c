@@ -2,13 +2,15 @@
 /*
  * See compare.h. Not compared:
  *  - RFLAGS.TF: the oracle steps with it.
- *  - The P bit of a page fault's error code in the upper half: Linux sets it for every such address
- *    so that user code cannot map the kernel (arch/x86/mm/fault.c).
+ *  - The P bit of a page fault's error code from HOST_TASK_SIZE on: Linux sets it for every such
+ *    address so that user code cannot find out what the kernel maps (arch/x86/mm/fault.c).
  *  - The error code and CR2 of a vector that has none.
  */
 #include "compare.h"
 
 #include <string.h>
+
+#define HOST_TASK_SIZE UINT64_C(0x7ffffffff000)
 
 static const char *const gpr_names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
@@ -63,7 +65,7 @@ static void check_indexed(struct comparison *c, const char *name, unsigned i, ui
 static void check_fault(struct comparison *c, const struct diff_outcome *p,
                         const struct diff_outcome *e)
 {
-    uint32_t ignored = p->address >> 63 ? PF_PRESENT : 0;
+    uint32_t ignored = p->address >= HOST_TASK_SIZE ? PF_PRESENT : 0;
 
     if (p->failure != e->failure) {
         static const char *const names[] = {"ran", "died", "hung", "strange"};

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* The child's signal entry: the case may have left RFLAGS.AC set, which C code does not bear. */
+/* The child's signal entry. The case may have left RFLAGS.AC set, which C code does not bear, and
+ * NT and ID, which sigreturn does not restore: they would be the next case's. */
         .text
         .globl  oracle_entry
         .type   oracle_entry, @function
 oracle_entry:
         pushfq
-        andl    $~0x40000, (%rsp)
+        andl    $~(1 << 18 | 1 << 14 | 1 << 21), (%rsp)
         popfq
         jmp     oracle_handler
         .size   oracle_entry, . - oracle_entry

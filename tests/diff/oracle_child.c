@@ -245,10 +245,13 @@ static bool map_arena(int fd)
         int protection = PROT_READ | ((access & DIFF_WRITE) ? PROT_WRITE : 0) |
                          ((access & DIFF_EXECUTE) ? PROT_EXEC : 0);
         void *at = (void *)(uintptr_t)diff_pages[i].linear;
-        if (mmap(at, DIFF_PAGE, protection, MAP_SHARED | MAP_FIXED_NOREPLACE, fd,
+        if (mmap(at, DIFF_PAGE, protection, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd,
                  (off_t)i * DIFF_PAGE) != at)
             return false;
     }
+    /* A page that the kernel has not mapped yet faults as not present, whatever it may be. */
+    for (unsigned i = 0; i < DIFF_PAGES; i++)
+        mlock((void *)(uintptr_t)diff_pages[i].linear, DIFF_PAGE);
     diff_arena_fill(child.base);
     copy(child.before, child.base, DIFF_ARENA);
     copy(child.arena, child.base, DIFF_ARENA);

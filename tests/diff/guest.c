@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The interpreter as a subject: a VM whose page tables give the address space of diff.h to CPL 3.
+ *
+ *   physical 0         page tables, GDT, IDT, TSS, kernel stack; linear GUEST_KERNEL, supervisor
+ *   physical 0x100000  the arena
+ *
+ * The GDT's user descriptors are the host kernel's, read by LAR and LSL, so that loads of segment
+ * registers end alike. A fault is seen where the guest's kernel would see it: each gate leads to an
+ * address of its own (which holds HLT), and the frame on its stack has RIP, RFLAGS and error code.
+ *
+ * Cases alternate between the engine's two ways in: interp_step, and run with a limit (which is
+ * what production uses: chained records, REP stopped and taken up again at every iteration).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "advertised.h"
+#include "bus/bus.h"
+#include "clock/clock.h"
+#include "engine/engine.h"
+#include "engine/interp/step.h"
+#include "subject.h"
+#include "x86/cpuid.h"
+#include "x86/msr.h"
+
+#define GUEST_KERNEL   UINT64_C(0xffffffff80000000)
+#define GUEST_PML4     0x1000u
+#define GUEST_PDPT_LOW 0x2000u
+#define GUEST_PDPT_TOP 0x3000u
+#define GUEST_PD_LOW   0x4000u
+#define GUEST_PD_TOP   0x5000u
+#define GUEST_PT_CODE  0x6000u
+#define GUEST_PT_DATA  0x7000u
+#define GUEST_GDT      0x8000u
+#define GUEST_IDT      0x9000u
+#define GUEST_TSS      0xa000u
+#define GUEST_HANDLERS 0xb000u /* one of GUEST_HANDLER bytes for each vector */
+#define GUEST_HANDLER  16u
+#define GUEST_STACK    0xe000u /* its top */
+#define GUEST_ARENA    0x100000u
+#define GUEST_RAM      0x200000u
+#define GUEST_VECTORS  32u
+
+#define SELECTOR_KERNEL_CODE 0x10u
+#define SELECTOR_TSS         0x40u
+#define GDT_ENTRIES          16u
+#define REP_LIMIT            100000u /* steps of one REP; the window ends it far sooner */
+
+#define PTE_P     1u
+#define PTE_W     2u
+#define PTE_U     4u
+#define PTE_LARGE 0x80u
+#define PTE_NX    (UINT64_C(1) << 63)
+
+struct guest {
+    struct mem mem;
+    struct bus bus;
+    struct vm_clock *clock;
+    struct cpuid_model model;
+    struct msr_table msrs;
+    struct x86_platform platform;
+    struct vcpu *v;
+    void *engine_vm;
+    uint8_t *ram, *arena;
+    uint64_t gdt[GDT_ENTRIES];
+    uint8_t base[DIFF_ARENA], before[DIFF_ARENA];
+};
+
+static void put64(struct guest *g, uint32_t at, uint64_t value)
+{
+    memcpy(g->ram + at, &value, 8);
+}
+
+static uint64_t get64(const struct guest *g, uint32_t at)
+{
+    uint64_t value;
+
+    memcpy(&value, g->ram + at, 8);
+    return value;
+}
+
+static void make_page_tables(struct guest *g)
+{
+    const uint64_t table = PTE_P | PTE_W | PTE_U;
+
+    put64(g, GUEST_PML4, GUEST_PDPT_LOW | table);
+    put64(g, GUEST_PML4 + 511 * 8, GUEST_PDPT_TOP | table);
+    put64(g, GUEST_PDPT_LOW, GUEST_PD_LOW | table);
+    put64(g, GUEST_PDPT_TOP + 510 * 8, GUEST_PD_TOP | table);
+    put64(g, GUEST_PD_TOP, PTE_P | PTE_W | PTE_LARGE);
+    put64(g, GUEST_PD_LOW + (DIFF_CODE >> 21) * 8, GUEST_PT_CODE | table);
+    put64(g, GUEST_PD_LOW + (DIFF_DATA >> 21) * 8, GUEST_PT_DATA | table);
+    for (unsigned i = 0; i < DIFF_PAGES; i++) {
+        uint32_t linear = diff_pages[i].linear;
+        uint8_t access = diff_pages[i].access;
+        uint32_t pt = linear >= DIFF_DATA ? GUEST_PT_DATA : GUEST_PT_CODE;
+        put64(g, pt + (linear >> 12 & 511) * 8,
+              (GUEST_ARENA + i * DIFF_PAGE) | PTE_P | PTE_U | ((access & DIFF_WRITE) ? PTE_W : 0) |
+                  ((access & DIFF_EXECUTE) ? 0 : PTE_NX));
+    }
+}
+
+/* A descriptor as LAR and LSL show it: type to G in bits 8 to 23, and the limit in bytes. */
+static uint64_t descriptor(uint32_t rights, uint32_t limit)
+{
+    uint64_t low = (rights & 0x800000) ? limit >> 12 : limit;
+
+    return (low & 0xffff) | (uint64_t)(rights & 0xf0ff00) << 32 | (low & 0xf0000) << 32;
+}
+
+static void make_gdt(struct guest *g)
+{
+    for (unsigned i = 1; i < GDT_ENTRIES; i++) {
+        uint32_t selector = i * 8 + 3, rights = 0, limit = 0;
+        bool seen;
+
+        __asm__("lar %2, %0; setz %1" : "+r"(rights), "=q"(seen) : "r"(selector) : "cc");
+        if (seen)
+            __asm__("lsl %1, %0" : "+r"(limit) : "r"(selector) : "cc");
+        g->gdt[i] = seen ? descriptor(rights, limit) : 0;
+    }
+    g->gdt[SELECTOR_KERNEL_CODE / 8] = descriptor(0xa09b00, UINT32_MAX);
+    g->gdt[3] = descriptor(0xc09300, UINT32_MAX);
+    g->gdt[1] = descriptor(0xc09b00, UINT32_MAX);
+    memcpy(g->ram + GUEST_GDT, g->gdt, sizeof(g->gdt));
+    put64(g, GUEST_GDT + SELECTOR_TSS,
+          descriptor(0x008b00, 0x67) | GUEST_TSS << 16 | (GUEST_KERNEL >> 24 & 0xff) << 56);
+    put64(g, GUEST_GDT + SELECTOR_TSS + 8, GUEST_KERNEL >> 32);
+    put64(g, GUEST_TSS + 4, GUEST_KERNEL + GUEST_STACK); /* RSP0 */
+    g->ram[GUEST_TSS + 0x66] = 0xff;                     /* the I/O bitmap: beyond the limit */
+}
+
+static void make_idt(struct guest *g)
+{
+    for (unsigned i = 0; i < GUEST_VECTORS; i++) {
+        uint64_t handler = GUEST_KERNEL + GUEST_HANDLERS + i * GUEST_HANDLER;
+        uint64_t dpl = i == VECTOR_BP || i == VECTOR_OF ? 3 : 0;
+
+        put64(g, GUEST_IDT + i * 16,
+              (handler & 0xffff) | SELECTOR_KERNEL_CODE << 16 | (0x8e00 | dpl << 13) << 32 |
+                  (handler >> 16 & 0xffff) << 48);
+        put64(g, GUEST_IDT + i * 16 + 8, handler >> 32);
+    }
+    memset(g->ram + GUEST_HANDLERS, 0xf4, GUEST_VECTORS * GUEST_HANDLER);
+}
+
+/* System registers; cases do not change them. */
+static void make_system(struct guest *g)
+{
+    struct vcpu *v = g->v;
+
+    vcpu_reset(v);
+    v->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+    v->cr3 = GUEST_PML4;
+    v->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE |
+             CR4_UMIP | CR4_DE | CR4_MCE;
+    v->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+    v->xcr0 = g->model.xcr0_supported;
+    v->gdtr = (struct x86_table_register){GUEST_KERNEL + GUEST_GDT, sizeof(g->gdt) - 1};
+    v->idtr = (struct x86_table_register){GUEST_KERNEL + GUEST_IDT, GUEST_VECTORS * 16 - 1};
+    v->seg[SEG_LDTR] = (struct x86_segment){.attributes = ATTR_UNUSABLE | 0x82};
+    v->seg[SEG_TR] = (struct x86_segment){.selector = SELECTOR_TSS,
+                                          .attributes = 0x8b,
+                                          .limit = 0x67,
+                                          .base = GUEST_KERNEL + GUEST_TSS};
+    v->instruction_limit = UINT64_MAX;
+}
+
+static void guest_destroy(void *subject)
+{
+    struct guest *g = subject;
+
+    if (g->v && g->v->engine_state)
+        engine_interp.vcpu_fini(g->v);
+    if (g->engine_vm)
+        engine_interp.vm_fini(g->engine_vm);
+    if (g->clock)
+        clock_destroy(g->clock);
+    mem_fini(&g->mem);
+    free(g->v);
+    free(g);
+}
+
+static int wire(struct guest *g, struct error *e)
+{
+    struct clock_config clock = {.source = CLOCK_SOURCE_REAL};
+    int err;
+
+    mem_init(&g->mem);
+    bus_init(&g->bus);
+    msr_table_init(&g->msrs);
+    err = mem_add(&g->mem, "ram", GPA(0), GUEST_RAM, MEM_ANONYMOUS, false, e);
+    if (!err)
+        err = clock_create(&clock, &g->clock, e);
+    if (!err)
+        err = cpuid_model_build(&g->model, "max", clock_tsc_hz(g->clock), 1, e);
+    if (err)
+        return err;
+    g->platform = (struct x86_platform){.mem = &g->mem,
+                                        .bus = &g->bus,
+                                        .clock = g->clock,
+                                        .cpuid = &g->model,
+                                        .msrs = &g->msrs,
+                                        .gate = &gate_live,
+                                        .physical_address_bits = 40};
+    g->v->platform = &g->platform;
+    err = engine_interp.vm_init(&g->platform, &g->engine_vm, e);
+    return err ? err : engine_interp.vcpu_init(g->engine_vm, g->v, e);
+}
+
+static int guest_create(void **subject, struct error *e)
+{
+    struct guest *g = calloc(1, sizeof(*g));
+    int err;
+
+    if (!g)
+        return error_set(e, ENOMEM, "no memory for the guest");
+    g->v = aligned_alloc(64, (sizeof(*g->v) + 63) & ~(size_t)63);
+    if (!g->v) {
+        free(g);
+        return error_set(e, ENOMEM, "no memory for the guest's vCPU");
+    }
+    memset(g->v, 0, sizeof(*g->v));
+    err = wire(g, e);
+    if (err) {
+        guest_destroy(g);
+        return err;
+    }
+    g->ram = mem_page(&g->mem, GPA(0), NULL);
+    g->arena = g->ram + GUEST_ARENA;
+    make_page_tables(g);
+    make_gdt(g);
+    make_idt(g);
+    make_system(g);
+    diff_arena_fill(g->base);
+    memcpy(g->before, g->base, DIFF_ARENA);
+    memcpy(g->arena, g->base, DIFF_ARENA);
+    *subject = g;
+    return 0;
+}
+
+static struct x86_segment segment_of(const struct guest *g, uint16_t selector, uint64_t base)
+{
+    if ((selector & ~3u) == 0)
+        return (struct x86_segment){
+            .selector = selector, .attributes = ATTR_UNUSABLE, .base = base};
+    return (struct x86_segment){.selector = selector,
+                                .attributes = g->gdt[selector / 8] >> 40 & 0xf0ff,
+                                .limit = UINT32_MAX,
+                                .base = base};
+}
+
+static void load(struct guest *g, const struct diff_state *s)
+{
+    struct vcpu *v = g->v;
+
+    memcpy(v->gpr, s->gpr, sizeof(v->gpr));
+    v->rip = s->rip;
+    v->rflags = s->rflags;
+    for (unsigned i = 0; i < 6; i++)
+        v->seg[i] = segment_of(g, s->selector[i],
+                               i == SEG_FS   ? s->fs_base
+                               : i == SEG_GS ? s->gs_base
+                                             : 0);
+    v->cpl = 3;
+    v->vector = s->vector;
+    v->interrupt_shadow = v->shadow_blocks_debug = false;
+    v->debug_pending = 0;
+    v->activity = VCPU_ACTIVE;
+    vcpu_update_mode(v);
+}
+
+/* Whoever writes a page that holds decoded code must say so. */
+static void tell_written(struct guest *g)
+{
+    for (unsigned i = 0; i < DIFF_PAGES; i++) {
+        gpa_t page = GPA(GUEST_ARENA + i * DIFF_PAGE);
+        _Atomic uint8_t *flags = NULL;
+
+        mem_page(&g->mem, page, &flags);
+        if (flags && (atomic_load(flags) & MEM_PAGE_CODE))
+            mem_page_written(&g->mem, page, flags);
+    }
+}
+
+/* Until the instruction is done: a REP may stop before. */
+static bool execute(struct guest *g, const struct diff_case *c)
+{
+    struct vcpu *v = g->v;
+
+    for (unsigned i = 0; i < REP_LIMIT; i++) {
+        uint64_t before = v->counters.instructions;
+        enum exit_reason exit;
+
+        if (c->number & 1)
+            exit = engine_interp.run(v, before + 1);
+        else
+            exit = interp_step(v);
+        v->instruction_limit = UINT64_MAX;
+        if (v->cpl == 0 || v->rip != c->in.rip || !c->end_by_int3)
+            return exit != EXIT_SHUTDOWN && exit != EXIT_ERROR;
+    }
+    return false;
+}
+
+static void collect_fault(struct guest *g, struct diff_outcome *o)
+{
+    const struct vcpu *v = g->v;
+    uint64_t at = v->rip - (GUEST_KERNEL + GUEST_HANDLERS);
+    uint64_t frame = v->gpr[RSP] - GUEST_KERNEL;
+    bool has_error;
+
+    if (at >= GUEST_VECTORS * GUEST_HANDLER || frame > GUEST_STACK - 40 ||
+        frame < GUEST_STACK - 80) {
+        o->failure = DIFF_STRANGE;
+        return;
+    }
+    o->vector = (uint8_t)(at / GUEST_HANDLER);
+    o->address = v->cr2;
+    has_error = frame == GUEST_STACK - 48; /* else five words from the aligned top */
+    if (has_error) {
+        o->error = (uint32_t)get64(g, (uint32_t)frame);
+        frame += 8;
+    }
+    o->out.rip = get64(g, (uint32_t)frame);
+    o->out.selector[SEG_CS] = (uint16_t)get64(g, (uint32_t)frame + 8);
+    o->out.rflags = get64(g, (uint32_t)frame + 16);
+    o->out.gpr[RSP] = get64(g, (uint32_t)frame + 24);
+    o->out.selector[SEG_SS] = (uint16_t)get64(g, (uint32_t)frame + 32);
+}
+
+static void collect(struct guest *g, const struct diff_case *c, struct diff_outcome *o)
+{
+    const struct vcpu *v = g->v;
+
+    memcpy(o->out.gpr, v->gpr, sizeof(o->out.gpr));
+    o->out.rip = v->rip;
+    o->out.rflags = v->rflags;
+    for (unsigned i = 0; i < 6; i++)
+        o->out.selector[i] = v->seg[i].selector;
+    o->out.fs_base = v->seg[SEG_FS].base;
+    o->out.gs_base = v->seg[SEG_GS].base;
+    o->out.vector = v->vector;
+    o->vector = DIFF_NO_VECTOR;
+    o->error = 0;
+    o->address = 0;
+    if (v->cpl == 0)
+        collect_fault(g, o);
+    diff_arena_collect(o, g->arena, g->before, g->base, c);
+    tell_written(g);
+}
+
+static int guest_run(void *subject, const struct diff_case *cases, struct diff_outcome *outcomes,
+                     unsigned n, struct error *e)
+{
+    struct guest *g = subject;
+
+    for (unsigned i = 0; i < n; i++) {
+        diff_case_lay(&cases[i], g->arena);
+        diff_case_lay(&cases[i], g->before);
+        tell_written(g);
+        load(g, &cases[i].in);
+        outcomes[i].failure = execute(g, &cases[i]) ? DIFF_RAN : DIFF_STRANGE;
+        collect(g, &cases[i], &outcomes[i]);
+    }
+    return 0;
+}
+
+const struct subject_ops subject_interp = {"interp", guest_create, guest_destroy, guest_run};
