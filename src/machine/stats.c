@@ -91,15 +91,20 @@ static json_t *unclaimed(const struct pc *pc)
     return o;
 }
 
+/* Instructions that raised #UD for want of an implementation: how many, and the last one's name. */
 static json_t *unsupported(const struct pc *pc)
 {
     json_t *o = json_object();
+    const char *last = "";
+    uint64_t count = 0;
 
     for (unsigned i = 0; i < pc->vcpu_count; i++) {
-        const struct vcpu *v = pc->vcpus[i];
-        if (v->counters.exits[EXIT_UNSUPPORTED] != 0)
-            set_count(o, v->unsupported, v->counters.exits[EXIT_UNSUPPORTED]);
+        count += pc->vcpus[i]->counters.exits[EXIT_UNSUPPORTED];
+        if (pc->vcpus[i]->unsupported[0] != '\0')
+            last = pc->vcpus[i]->unsupported;
     }
+    set_count(o, "count", count);
+    json_object_set_new(o, "last", json_string(last));
     return o;
 }
 
