@@ -21,6 +21,7 @@ struct copy_cache {
     pthread_mutex_t lock;
     struct exec_memory memory;
     struct copy_code *buckets[CACHE_BUCKETS];
+    struct vcpu *scratch; /* for trials */
 };
 
 int copy_cache_create(struct copy_cache **out, struct error *e)
@@ -31,11 +32,15 @@ int copy_cache_create(struct copy_cache **out, struct error *e)
     struct copy_cache *c = calloc(1, sizeof *c);
     if (!c)
         return error_set(e, ENOMEM, "no memory for the cache of copied instructions");
-    r = exec_memory_create(&c->memory, CACHE_BYTES, e);
+    c->scratch = aligned_alloc(64, (sizeof *c->scratch + 63) & ~(size_t)63);
+    r = c->scratch ? exec_memory_create(&c->memory, CACHE_BYTES, e)
+                   : error_set(e, ENOMEM, "no memory for the trial of copied instructions");
     if (r < 0) {
+        free(c->scratch);
         free(c);
         return r;
     }
+    memset(c->scratch, 0, sizeof *c->scratch);
     pthread_mutex_init(&c->lock, NULL);
     *out = c;
     return 0;
@@ -62,6 +67,7 @@ void copy_cache_destroy(struct copy_cache *c)
     copy_cache_clear(c);
     exec_memory_destroy(&c->memory);
     pthread_mutex_destroy(&c->lock);
+    free(c->scratch);
     free(c);
 }
 
@@ -124,7 +130,8 @@ static uint8_t find_need(const struct encode_plan *p, const ZydisDecodedInstruct
     if (p->form == ENCODE_VEX)
         return p->vectors ? NEED_VEX : 0;
     uint8_t need = p->vectors ? NEED_SSE : 0;
-    if (p->x87 && insn->meta.isa_ext == ZYDIS_ISA_EXT_X87)
+    if (p->x87 &&
+        (insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 || insn->mnemonic == ZYDIS_MNEMONIC_FISTTP))
         need |= insn->mnemonic == ZYDIS_MNEMONIC_FWAIT ? NEED_FWAIT : NEED_X87;
     else if (p->x87)
         need |= NEED_MMX;
@@ -176,6 +183,8 @@ static bool suppresses_faults(const ZydisDecodedInstruction *insn)
     case ZYDIS_EXCEPTION_CLASS_E11NF:
         return false;
     default:
+        if (insn->mnemonic == ZYDIS_MNEMONIC_VDBPSADBW)
+            return false; /* a mask bit of the result does not stand for one element of memory */
         return insn->avx.mask.reg != ZYDIS_REGISTER_NONE && insn->avx.mask.reg != ZYDIS_REGISTER_K0;
     }
 }
@@ -305,6 +314,7 @@ static struct copy_code *make(struct copy_cache *c, const struct copy_key *k, co
     code->stub = (uint64_t(*)(struct vcpu *, void *, uint64_t))(uintptr_t)exec;
     code->at = exec + at;
     code->resume = exec + resume;
+    code->undefined = !copy_trial(c->scratch, code);
     return code;
 }
 

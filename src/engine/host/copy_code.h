@@ -66,9 +66,17 @@ struct copy_code {
     uint64_t (*stub)(struct vcpu *v, void *memory, uint64_t flags);
     const uint8_t *at, *resume; /* the instruction, and where to go on when it trapped */
     copy_hand hand;             /* instead of a stub */
+    bool undefined;             /* this processor does not have it */
     struct copy_key key;
     struct copy_code *next; /* in the bucket */
 };
+
+/* Runs the stub on the registers of `scratch`, whose contents are lost: false when the processor
+ * does not have the instruction. On any thread. */
+bool copy_trial(struct vcpu *scratch, const struct copy_code *c);
+
+/* What every MMX instruction does to the x87 state first (SDM 3A table 12-2): TOP becomes 0. */
+void copy_enter_mmx(struct x86_vector *s);
 
 /* Installs the handlers of SIGFPE and SIGILL, once per process. */
 int copy_trap_install(struct error *e);
@@ -80,8 +88,11 @@ copy_hand copy_hand_prepare(struct copy_key *k, const ZydisDecodedInstruction *i
 /* Raises #UD, #NM, #MF. */
 void copy_check_enabled(struct vcpu *v, uint8_t need);
 
-/* Memory (copy_memory.c). Linear address of an access, checked, with #AC; raises. */
+/* Memory (copy_memory.c). Linear address of an access, checked; raises. */
 uint64_t copy_linear(struct vcpu *v, uint8_t segment, uint64_t offset, unsigned size, bool write);
+
+/* #AC, when alignment checking is on. */
+void copy_check_natural(struct vcpu *v, uint64_t linear, unsigned size);
 
 /* The bytes of an operand of at most 64 bytes, each with a bit of `bytes`: raises as accesses of
  * the chosen runs would, lowest first. load leaves the others alone; store probes all before

@@ -49,18 +49,25 @@ static uint64_t gather_offset(struct vcpu *v, const struct copy_gather *g, unsig
     return g->address32 ? (uint32_t)offset : offset;
 }
 
+/* Elements of a vector mask become all ones or all zeros before the first access. */
+static void widen_mask(struct vcpu *v, const struct copy_gather *g)
+{
+    for (unsigned i = 0; i < g->count && !g->opmask; i++)
+        memset(vector(v, g->mask) + i * g->data_size, gather_active(v, g, i) ? 0xff : 0,
+               g->data_size);
+}
+
 static void run_gather(struct vcpu *v, const struct copy_code *c, uint64_t effective_address)
 {
     const struct copy_gather *g = &c->key.gather;
     uint8_t *data = vector(v, g->data);
+    widen_mask(v, g);
     for (unsigned i = 0; i < g->count; i++) {
-        if (!gather_active(v, g, i)) {
-            if (!g->opmask)
-                gather_done(v, g, i);
+        if (!gather_active(v, g, i))
             continue;
-        }
         uint64_t linear =
             copy_linear(v, c->key.memory.segment, gather_offset(v, g, i), g->data_size, g->scatter);
+        copy_check_natural(v, linear, g->data_size);
         uint8_t *at = data + i * g->data_size;
         if (g->scatter)
             x86_store(v, linear, element(at, g->data_size), g->data_size);
@@ -87,6 +94,7 @@ static void run_mxcsr(struct vcpu *v, const struct copy_code *c, uint64_t effect
 {
     const struct copy_memory *m = &c->key.memory;
     uint64_t linear = copy_linear(v, m->segment, effective_address, 4, m->store);
+    copy_check_natural(v, linear, 4);
     if (m->store) {
         x86_store(v, linear, v->vector.mxcsr, 4);
         return;
@@ -97,9 +105,8 @@ static void run_mxcsr(struct vcpu *v, const struct copy_code *c, uint64_t effect
     v->vector.mxcsr = value;
 }
 
-/* What every MMX instruction does to the x87 state (SDM 3A table 12-2): TOP becomes 0, so the
- * registers, which are kept in the order of the stack, move. */
-static void enter_mmx(struct x86_vector *s)
+/* The registers are kept in the order of the stack, so they move. */
+void copy_enter_mmx(struct x86_vector *s)
 {
     unsigned top = (s->fsw & FSW_TOP) >> 11;
     uint64_t old[16];
@@ -107,29 +114,47 @@ static void enter_mmx(struct x86_vector *s)
     for (unsigned i = 0; i < 8; i++)
         memcpy(&s->st[2 * ((i + top) & 7)], &old[2 * i], 16);
     s->fsw &= (uint16_t)~FSW_TOP;
-    s->ftw = 0xff;
+}
+
+/* The processor works in halves of 8 bytes, and a half with a chosen byte faults where it begins,
+ * or where the page of the byte begins. */
+static void probe_maskmov(struct vcpu *v, uint8_t segment, uint64_t offset, uint64_t bytes)
+{
+    for (unsigned half = 0; half < 16; half += 8) {
+        uint64_t chosen = bytes >> half & 0xff;
+        if (!chosen)
+            continue;
+        uint64_t linear = copy_linear(v, segment, offset + half, 1, true);
+        unsigned in_page = 4096 - (unsigned)(linear & 0xfff);
+        uint64_t first = in_page >= 8 ? 0xff : ((uint64_t)1 << in_page) - 1;
+        if (chosen & first)
+            tlb_probe(v, (enum tlb_reach)v->reach, linear, 1, true);
+        if (chosen & ~first)
+            copy_probe_bytes(v, segment, offset + half, (uint64_t)1 << in_page);
+    }
 }
 
 static void run_maskmov(struct vcpu *v, const struct copy_code *c, uint64_t effective_address)
 {
     const struct copy_key *k = &c->key;
-    const uint8_t *data, *mask;
-    unsigned top = (v->vector.fsw & FSW_TOP) >> 11;
+    uint64_t data[2], mask[2];
     if (k->hand_size == 8) {
-        data = (const uint8_t *)&v->vector.st[2 * ((k->hand_register[0] - top) & 7)];
-        mask = (const uint8_t *)&v->vector.st[2 * ((k->hand_register[1] - top) & 7)];
+        copy_enter_mmx(&v->vector);
+        data[0] = v->vector.st[2 * k->hand_register[0]];
+        mask[0] = v->vector.st[2 * k->hand_register[1]];
     } else {
-        data = vector(v, k->hand_register[0]);
-        mask = vector(v, k->hand_register[1]);
+        memcpy(data, vector(v, k->hand_register[0]), sizeof data);
+        memcpy(mask, vector(v, k->hand_register[1]), sizeof mask);
     }
     uint64_t bytes = 0, offset = v->gpr[RDI];
     for (unsigned i = 0; i < k->hand_size; i++)
-        bytes |= (uint64_t)(mask[i] >> 7) << i;
+        bytes |= (mask[i / 8] >> (i % 8 * 8 + 7) & 1) << i;
     if (k->memory.element) /* address size */
         offset &= ((uint64_t)1 << k->memory.element) - 1;
-    copy_store_bytes(v, k->memory.segment, offset, bytes, data);
+    probe_maskmov(v, k->memory.segment, offset, bytes);
+    copy_store_bytes(v, k->memory.segment, offset, bytes, (const uint8_t *)data);
     if (k->hand_size == 8)
-        enter_mmx(&v->vector);
+        v->vector.ftw = 0xff;
 }
 
 static copy_hand prepare_gather(struct copy_key *k, const ZydisDecodedInstruction *insn,

@@ -5,12 +5,21 @@
 
 #include "x86/segment.h"
 
-/* Natural alignment of an operand for #AC (SDM 3A table 6-7); wider ones are checked by 16. */
+/* Natural alignment of an operand for #AC (SDM 3A table 6-7). */
 static unsigned natural(unsigned size)
 {
-    if (size >= 16)
-        return 16;
-    return size > 4 ? 8 : size == 3 ? 2 : size;
+    switch (size) {
+    case 14: /* x87 environments, alone or with the registers */
+    case 94:
+        return 2;
+    case 28:
+    case 108:
+        return 4;
+    case 10:
+        return 8;
+    default:
+        return size <= 8 ? size : 1; /* no #AC for the wide ones on known processors */
+    }
 }
 
 uint64_t copy_linear(struct vcpu *v, uint8_t segment, uint64_t offset, unsigned size, bool write)
@@ -19,9 +28,13 @@ uint64_t copy_linear(struct vcpu *v, uint8_t segment, uint64_t offset, unsigned 
     if (!v->code64 || segment >= SEG_FS || !x86_canonical(v, offset) ||
         !x86_canonical(v, offset + size - 1))
         linear = x86_linear(v, (enum x86_sreg)segment, offset, size, write);
+    return linear;
+}
+
+void copy_check_natural(struct vcpu *v, uint64_t linear, unsigned size)
+{
     if ((v->rflags & FLAG_AC) && v->cpl == 3 && (v->cr0 & CR0_AM) && (linear & (natural(size) - 1)))
         x86_raise_error(v, VECTOR_AC, 0);
-    return linear;
 }
 
 /* Takes the lowest run of ones off *bytes; false when there is none. */

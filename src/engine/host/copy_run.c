@@ -21,9 +21,12 @@
 
 #include "x86/access.h"
 
-#define FSW_ES       0x80u
-#define FIP_SENTINEL 1u
-#define FOP_SENTINEL 0x7ffu /* DF /7 with a register operand 7: no instruction has it */
+#define FSW_ES         0x80u
+#define FSW_PE         0x20u
+#define FSW_EXCEPTIONS 0x3fu
+#define X87_BYTES      160u /* of an XSAVE image */
+#define FIP_SENTINEL   1u
+#define FOP_SENTINEL   0x7ffu /* DF /7 with a register operand 7: no instruction has it */
 
 static __thread const struct copy_code *volatile running;
 static __thread volatile sig_atomic_t trapped;
@@ -107,24 +110,39 @@ void copy_check_enabled(struct vcpu *v, uint8_t need)
         check_rare(v, need);
 }
 
-/* The instruction trapped on the host: nothing has changed but MXCSR. */
-static _Noreturn void raise_trap(struct vcpu *v)
+/* The instruction trapped on the host: nothing has changed but MXCSR, and MMX has been entered. */
+static _Noreturn void raise_trap(struct vcpu *v, const struct copy_code *c)
 {
+    if (c->key.need & NEED_MMX)
+        copy_enter_mmx(&v->vector);
     bool simd = trapped == SIGFPE && (v->cr4 & CR4_OSXMMEXCPT);
     x86_raise(v, simd ? VECTOR_XM : VECTOR_UD);
 }
 
-static void run_stub(struct vcpu *v, const struct copy_code *c, void *memory)
+static inline uint64_t call_stub(struct vcpu *v, const struct copy_code *c, void *memory)
 {
-    const struct encode_plan *p = &c->key.plan;
     uint64_t flags = (v->rflags & FLAGS_ARITHMETIC) | FLAG_ONE;
     running = c;
     atomic_signal_fence(memory_order_seq_cst);
     uint64_t after = c->stub(v, memory, flags);
     atomic_signal_fence(memory_order_seq_cst);
     running = NULL;
+    return after;
+}
+
+bool copy_trial(struct vcpu *scratch, const struct copy_code *c)
+{
+    x86_vector_reset(&scratch->vector);
+    scratch->vector.xsave_header[0] = XCR0_X87;
+    return call_stub(scratch, c, scratch->vector.scratch) != 0;
+}
+
+static void run_stub(struct vcpu *v, const struct copy_code *c, void *memory)
+{
+    const struct encode_plan *p = &c->key.plan;
+    uint64_t after = call_stub(v, c, memory);
     if (X86_UNLIKELY(!after))
-        raise_trap(v);
+        raise_trap(v, c);
     if (p->flags_out)
         v->rflags = (v->rflags & ~(uint64_t)FLAGS_ARITHMETIC) | (after & FLAGS_ARITHMETIC);
 }
@@ -133,7 +151,7 @@ static void run_x87(struct vcpu *v, const struct copy_code *c, void *memory, uin
 {
     struct x86_vector *s = &v->vector;
     s->xsave_header[0] = XCR0_X87;
-    if (c->key.x87_environment) {
+    if (c->key.x87_environment || !(c->key.need & (NEED_X87 | NEED_FWAIT))) {
         run_stub(v, c, memory);
         return;
     }
@@ -168,6 +186,38 @@ static inline void *direct(struct vcpu *v, uint64_t linear, const struct copy_me
     return NULL;
 }
 
+/* #GP(0) by the instruction's own rule; before #AC. */
+static inline uint64_t check_alignment(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
+{
+    uint64_t linear = offset;
+    if (!v->code64 || m->segment >= SEG_FS)
+        linear += v->seg[m->segment].base;
+    if (linear & (m->alignment - 1u))
+        x86_raise_gp0(v);
+    return linear;
+}
+
+/* An unmasked exception found before the store leaves memory alone (SDM 1, 8.5): then a page that
+ * is absent must not fault. So the result comes first here, and the state after it takes effect
+ * when the store is known to succeed. */
+static void run_x87_store(struct vcpu *v, const struct copy_code *c, uint64_t offset)
+{
+    const struct copy_memory *m = &c->key.memory;
+    uint8_t *bounce = (uint8_t *)v->vector.scratch;
+    uint8_t before[X87_BYTES], after[X87_BYTES];
+    memcpy(before, &v->vector, X87_BYTES);
+    run_x87(v, c, bounce, offset);
+    unsigned unmasked = v->vector.fsw & ~v->vector.fcw & FSW_EXCEPTIONS;
+    if (unmasked & ~FSW_PE)
+        return;
+    memcpy(after, &v->vector, X87_BYTES);
+    memcpy(&v->vector, before, X87_BYTES);
+    copy_check_natural(v, check_alignment(v, m, offset), m->size);
+    copy_probe_bytes(v, m->segment, offset, copy_active_bytes(v, m));
+    memcpy(&v->vector, after, X87_BYTES);
+    copy_store_bytes(v, m->segment, offset, copy_active_bytes(v, m), bounce);
+}
+
 /* Page crossings, devices, masked operands with an absent page. A faulting access has changed
  * nothing, because loads come before and probes before stores. */
 static void run_bounced(struct vcpu *v, const struct copy_code *c, uint64_t offset)
@@ -187,9 +237,9 @@ static void run_bounced(struct vcpu *v, const struct copy_code *c, uint64_t offs
         return;
     }
     uint64_t bytes = copy_active_bytes(v, m);
-    if (m->store)
+    if (m->store && !c->key.plan.mxcsr) /* VCVTPS2PH has set its flags even when its store faults */
         copy_probe_bytes(v, m->segment, offset, bytes);
-    else
+    else if (!m->store)
         copy_load_bytes(v, m->segment, offset, bytes, bounce);
     run_with(v, c, bounce, offset);
     if (m->store)
@@ -200,21 +250,20 @@ static void run_bounced(struct vcpu *v, const struct copy_code *c, uint64_t offs
  * whole. A TLB hit proves that the address is canonical. */
 static void *find_masked(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
 {
-    uint64_t linear = offset;
-    if (!v->code64 || m->segment >= SEG_FS)
-        linear += v->seg[m->segment].base;
-    if (linear & (m->alignment - 1u))
-        x86_raise_gp0(v);
+    uint64_t linear = check_alignment(v, m, offset);
+    if (X86_UNLIKELY(v->rflags & FLAG_AC) && copy_active_bytes(v, m))
+        copy_check_natural(v, linear, m->size);
     return v->code64 ? direct(v, linear, m) : NULL;
 }
 
-static void *find_plain(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
+static void *find_plain(struct vcpu *v, const struct copy_memory *m, uint64_t offset, bool deferred)
 {
+    check_alignment(v, m, offset);
     uint64_t linear = copy_linear(v, m->segment, offset, m->size, m->store);
-    if (linear & (m->alignment - 1u))
-        x86_raise_gp0(v);
+    if (X86_UNLIKELY(v->rflags & FLAG_AC))
+        copy_check_natural(v, linear, m->size);
     void *memory = direct(v, linear, m);
-    if (memory || (linear & 0xfff) + m->size > 4096)
+    if (memory || deferred || (linear & 0xfff) + m->size > 4096)
         return memory;
     tlb_probe(v, (enum tlb_reach)v->reach, linear, m->size, m->store);
     return direct(v, linear, m);
@@ -223,6 +272,8 @@ static void *find_plain(struct vcpu *v, const struct copy_memory *m, uint64_t of
 void copy_run(struct vcpu *v, const struct copy_code *c, uint64_t effective_address)
 {
     const struct copy_memory *m = &c->key.memory;
+    if (X86_UNLIKELY(c->undefined))
+        x86_raise(v, VECTOR_UD);
     copy_check_enabled(v, c->key.need);
     if (c->hand) {
         c->hand(v, c, effective_address);
@@ -232,7 +283,15 @@ void copy_run(struct vcpu *v, const struct copy_code *c, uint64_t effective_addr
         run_with(v, c, NULL, 0);
         return;
     }
-    void *memory = m->access == ACCESS_PLAIN ? find_plain(v, m, effective_address)
+    if ((c->key.need & NEED_MMX) && m->store)
+        copy_enter_mmx(&v->vector); /* even when the store faults */
+    if ((c->key.need & NEED_X87) && m->store && (c->key.need & NEED_NOTHING_PENDING) &&
+        (~v->vector.fcw & FSW_EXCEPTIONS)) {
+        run_x87_store(v, c, effective_address);
+        return;
+    }
+    bool deferred = m->store && c->key.plan.mxcsr;
+    void *memory = m->access == ACCESS_PLAIN ? find_plain(v, m, effective_address, deferred)
                                              : find_masked(v, m, effective_address);
     if (X86_LIKELY(memory != NULL))
         run_with(v, c, memory, effective_address);

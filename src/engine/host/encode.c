@@ -362,7 +362,7 @@ bool encode_plan(struct encode_plan *p, const ZydisDecodedInstruction *insn,
     p->x87 |= insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 || insn->meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
               insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS ||
               insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD;
-    if (!p->x87 || p->vectors)
+    if (insn->meta.isa_ext != ZYDIS_ISA_EXT_X87)
         p->mxcsr = uses_mxcsr(insn);
     note_flags(p, insn);
     if (!choose_registers(p))
