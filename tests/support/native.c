@@ -108,6 +108,24 @@ static const uint8_t *part(const uint8_t *base, unsigned component)
     return base + component_offset[component];
 }
 
+static bool any_set(const uint8_t *p, unsigned n)
+{
+    uint8_t any = 0;
+    for (unsigned i = 0; i < n; i++)
+        any |= p[i];
+    return any;
+}
+
+/* XSTATE_BV: the components that are not as after INIT. The x87 one: FCW is 37Fh then. */
+static uint8_t in_use(const uint8_t *image)
+{
+    bool x87 =
+        image[0] != 0x7f || image[1] != 3 || any_set(image + 2, 22) || any_set(image + 32, 128);
+    return (uint8_t)(x87 | any_set(image + 160, 256) << 1 | any_set(part(image, 2), 256) << 2 |
+                     any_set(part(image, 5), 64) << 5 | any_set(part(image, 6), 512) << 6 |
+                     any_set(part(image, 7), 1024) << 7);
+}
+
 void native_image_from(uint8_t *image, const struct x86_vector *s)
 {
     memset(image, 0, 4096);
@@ -124,7 +142,7 @@ void native_image_from(uint8_t *image, const struct x86_vector *s)
         }
     }
     memcpy((uint8_t *)part(image, 5), s->k, 64);
-    image[512] = 0xe7;
+    image[512] = in_use(image);
 }
 
 void native_image_to(const uint8_t *image, struct x86_vector *s)

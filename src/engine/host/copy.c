@@ -135,6 +135,8 @@ static uint8_t find_need(const struct encode_plan *p, const ZydisDecodedInstruct
         need |= insn->mnemonic == ZYDIS_MNEMONIC_FWAIT ? NEED_FWAIT : NEED_X87;
     else if (p->x87)
         need |= NEED_MMX;
+    if (insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD && p->memory)
+        return need; /* no MMX register, and no look at pending exceptions */
     if (p->x87 && is_waiting(insn->mnemonic))
         need |= NEED_NOTHING_PENDING;
     return need;

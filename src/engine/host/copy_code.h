@@ -44,6 +44,7 @@ struct copy_gather {
     uint8_t data_size, index_size, count;
     bool opmask, scatter, address32;
     int32_t displacement;
+    uint8_t vector_size; /* bytes of VL */
     uint8_t result_size; /* bytes of the destination that are not zeroed */
 };
 

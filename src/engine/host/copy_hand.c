@@ -49,30 +49,37 @@ static uint64_t gather_offset(struct vcpu *v, const struct copy_gather *g, unsig
     return g->address32 ? (uint32_t)offset : offset;
 }
 
-/* Elements of a vector mask become all ones or all zeros before the first access. */
-static void widen_mask(struct vcpu *v, const struct copy_gather *g)
+/* Before its first access an AVX2 gather makes each element of the mask, over all of VL, all ones
+ * or all zeros, and zeroes both registers above VL. It shows when an element faults. */
+static void prepare_avx2_gather(struct vcpu *v, const struct copy_gather *g)
 {
-    for (unsigned i = 0; i < g->count && !g->opmask; i++)
+    if (g->opmask)
+        return;
+    for (unsigned i = 0; i < g->vector_size / g->data_size; i++)
         memset(vector(v, g->mask) + i * g->data_size, gather_active(v, g, i) ? 0xff : 0,
                g->data_size);
+    memset(vector(v, g->mask) + g->vector_size, 0, REGISTER_BYTES - g->vector_size);
 }
 
 static void run_gather(struct vcpu *v, const struct copy_code *c, uint64_t effective_address)
 {
     const struct copy_gather *g = &c->key.gather;
     uint8_t *data = vector(v, g->data);
-    widen_mask(v, g);
+    prepare_avx2_gather(v, g);
     for (unsigned i = 0; i < g->count; i++) {
         if (!gather_active(v, g, i))
             continue;
         uint64_t linear =
             copy_linear(v, c->key.memory.segment, gather_offset(v, g, i), g->data_size, g->scatter);
-        copy_check_natural(v, linear, g->data_size);
+        if (g->opmask) /* the AVX2 ones make no #AC */
+            copy_check_natural(v, linear, g->data_size);
         uint8_t *at = data + i * g->data_size;
         if (g->scatter)
             x86_store(v, linear, element(at, g->data_size), g->data_size);
         else
             host_store(at, x86_load(v, linear, g->data_size), g->data_size);
+        if (!g->opmask) /* a register written is written to its end */
+            memset(data + g->vector_size, 0, REGISTER_BYTES - g->vector_size);
         gather_done(v, g, i);
     }
     if (g->opmask)
@@ -116,21 +123,14 @@ void copy_enter_mmx(struct x86_vector *s)
     s->fsw &= (uint16_t)~FSW_TOP;
 }
 
-/* The processor works in halves of 8 bytes, and a half with a chosen byte faults where it begins,
- * or where the page of the byte begins. */
-static void probe_maskmov(struct vcpu *v, uint8_t segment, uint64_t offset, uint64_t bytes)
+/* The processor works in halves of 8 bytes, the upper one first, and checks each whole, whatever
+ * the mask says (which the manual leaves to it). */
+static void probe_maskmov(struct vcpu *v, uint8_t segment, uint64_t offset, int size)
 {
-    for (unsigned half = 0; half < 16; half += 8) {
-        uint64_t chosen = bytes >> half & 0xff;
-        if (!chosen)
-            continue;
-        uint64_t linear = copy_linear(v, segment, offset + half, 1, true);
-        unsigned in_page = 4096 - (unsigned)(linear & 0xfff);
-        uint64_t first = in_page >= 8 ? 0xff : ((uint64_t)1 << in_page) - 1;
-        if (chosen & first)
-            tlb_probe(v, (enum tlb_reach)v->reach, linear, 1, true);
-        if (chosen & ~first)
-            copy_probe_bytes(v, segment, offset + half, (uint64_t)1 << in_page);
+    for (int half = size - 8; half >= 0; half -= 8) {
+        uint64_t linear = copy_linear(v, segment, offset + (unsigned)half, 8, true);
+        copy_check_natural(v, linear, 8);
+        tlb_probe(v, (enum tlb_reach)v->reach, linear, 8, true);
     }
 }
 
@@ -140,6 +140,7 @@ static void run_maskmov(struct vcpu *v, const struct copy_code *c, uint64_t effe
     uint64_t data[2], mask[2];
     if (k->hand_size == 8) {
         copy_enter_mmx(&v->vector);
+        v->vector.ftw = 0xff;
         data[0] = v->vector.st[2 * k->hand_register[0]];
         mask[0] = v->vector.st[2 * k->hand_register[1]];
     } else {
@@ -151,10 +152,8 @@ static void run_maskmov(struct vcpu *v, const struct copy_code *c, uint64_t effe
         bytes |= (mask[i / 8] >> (i % 8 * 8 + 7) & 1) << i;
     if (k->memory.element) /* address size */
         offset &= ((uint64_t)1 << k->memory.element) - 1;
-    probe_maskmov(v, k->memory.segment, offset, bytes);
+    probe_maskmov(v, k->memory.segment, offset, k->hand_size);
     copy_store_bytes(v, k->memory.segment, offset, bytes, (const uint8_t *)data);
-    if (k->hand_size == 8)
-        v->vector.ftw = 0xff;
 }
 
 static copy_hand prepare_gather(struct copy_key *k, const ZydisDecodedInstruction *insn,
@@ -187,8 +186,9 @@ static copy_hand prepare_gather(struct copy_key *k, const ZydisDecodedInstructio
     g->address32 = insn->address_width == 32;
     g->data_size = (uint8_t)(memory->element_size / 8);
     g->index_size = strstr(name, "gatherd") || strstr(name, "scatterd") ? 4 : 8;
+    g->vector_size = (uint8_t)(insn->avx.vector_length / 8);
     unsigned wider = g->data_size > g->index_size ? g->data_size : g->index_size;
-    g->count = (uint8_t)(insn->avx.vector_length / 8 / wider);
+    g->count = (uint8_t)(g->vector_size / wider);
     g->result_size = (uint8_t)(g->count * g->data_size);
     k->memory.segment = copy_segment(memory->mem.segment);
     k->need = g->opmask ? NEED_EVEX : NEED_VEX;

@@ -110,11 +110,15 @@ void copy_check_enabled(struct vcpu *v, uint8_t need)
         check_rare(v, need);
 }
 
-/* The instruction trapped on the host: nothing has changed but MXCSR, and MMX has been entered. */
+/* The instruction trapped on the host: nothing has changed but MXCSR, and MMX has been entered
+ * where an MMX register is an operand. */
 static _Noreturn void raise_trap(struct vcpu *v, const struct copy_code *c)
 {
-    if (c->key.need & NEED_MMX)
+    bool mmx_operand = !(c->key.plan.memory && c->key.plan.vectors);
+    if ((c->key.need & NEED_MMX) && mmx_operand) {
         copy_enter_mmx(&v->vector);
+        v->vector.ftw = 0xff;
+    }
     bool simd = trapped == SIGFPE && (v->cr4 & CR4_OSXMMEXCPT);
     x86_raise(v, simd ? VECTOR_XM : VECTOR_UD);
 }
@@ -186,15 +190,17 @@ static inline void *direct(struct vcpu *v, uint64_t linear, const struct copy_me
     return NULL;
 }
 
-/* #GP(0) by the instruction's own rule; before #AC. */
-static inline uint64_t check_alignment(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
+static inline uint64_t linear_unchecked(const struct vcpu *v, const struct copy_memory *m,
+                                        uint64_t offset)
 {
-    uint64_t linear = offset;
-    if (!v->code64 || m->segment >= SEG_FS)
-        linear += v->seg[m->segment].base;
-    if (linear & (m->alignment - 1u))
+    return v->code64 && m->segment < SEG_FS ? offset : offset + v->seg[m->segment].base;
+}
+
+/* #GP(0) by the instruction's own rule; before #AC. */
+static inline void check_alignment(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
+{
+    if (linear_unchecked(v, m, offset) & (m->alignment - 1u))
         x86_raise_gp0(v);
-    return linear;
 }
 
 /* An unmasked exception found before the store leaves memory alone (SDM 1, 8.5): then a page that
@@ -212,7 +218,7 @@ static void run_x87_store(struct vcpu *v, const struct copy_code *c, uint64_t of
         return;
     memcpy(after, &v->vector, X87_BYTES);
     memcpy(&v->vector, before, X87_BYTES);
-    copy_check_natural(v, check_alignment(v, m, offset), m->size);
+    copy_check_natural(v, linear_unchecked(v, m, offset), m->size);
     copy_probe_bytes(v, m->segment, offset, copy_active_bytes(v, m));
     memcpy(&v->vector, after, X87_BYTES);
     copy_store_bytes(v, m->segment, offset, copy_active_bytes(v, m), bounce);
@@ -247,12 +253,14 @@ static void run_bounced(struct vcpu *v, const struct copy_code *c, uint64_t offs
 }
 
 /* Masked operands: limits and canonical checks hold for the active elements only, alignment for the
- * whole. A TLB hit proves that the address is canonical. */
+ * whole if there is one. A TLB hit proves that the address is canonical. */
 static void *find_masked(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
 {
-    uint64_t linear = check_alignment(v, m, offset);
-    if (X86_UNLIKELY(v->rflags & FLAG_AC) && copy_active_bytes(v, m))
+    uint64_t linear = linear_unchecked(v, m, offset);
+    if (X86_UNLIKELY((v->rflags & FLAG_AC) || m->alignment > 1) && copy_active_bytes(v, m)) {
+        check_alignment(v, m, offset);
         copy_check_natural(v, linear, m->size);
+    }
     return v->code64 ? direct(v, linear, m) : NULL;
 }
 

@@ -352,7 +352,8 @@ static bool compare(void)
         if (t.memory->size > 128 && t.insn.meta.isa_ext == ZYDIS_ISA_EXT_X87)
             differs >>= 12;
         /* So is the address in the page of a masked access. */
-        if (t.insn.avx.mask.mode > ZYDIS_MASK_MODE_DISABLED)
+        if (t.insn.avx.mask.mode > ZYDIS_MASK_MODE_DISABLED ||
+            strstr(ZydisMnemonicGetString(t.insn.mnemonic), "maskmov"))
             differs >>= 12;
         if (differs)
             return report("fault address", t.fault.address, t.native_fault.address);
@@ -365,8 +366,9 @@ static bool compare(void)
     if ((v->rflags ^ t.native.rflags) & FLAGS_ARITHMETIC)
         return report("rflags", v->rflags, t.native.rflags);
     assert_int_equal(mem_read(&mem, GPA(PHYSICAL), after, sizeof after), 0);
-    /* FBSTP writes in pieces on some processors, the first before the second faults. */
-    if (t.insn.mnemonic == ZYDIS_MNEMONIC_FBSTP && t.fault.vector == VECTOR_PF)
+    /* Stores of 80 bits are made in pieces on some processors, the first before the second faults.
+     */
+    if (t.fault.vector == VECTOR_PF && t.memory->size == 80)
         memcpy(after, t.native_after, sizeof after);
     for (unsigned i = 0; i < sizeof after; i++)
         if (after[i] != t.native_after[i])
@@ -451,6 +453,14 @@ static unsigned rounds(unsigned usual)
     return text ? (unsigned)atoi(text) : usual;
 }
 
+/* Gathers and scatters are few among the opcodes; this is where elements fault one by one. */
+static void gathers(unsigned form, unsigned n)
+{
+    for (unsigned opcode = 0x90; opcode <= 0xa3; opcode++)
+        for (unsigned i = 0; i < n && (opcode < 0x94 || opcode >= 0xa0); i++)
+            try_opcode(form, 2, 1, opcode);
+}
+
 static void finish(unsigned least_ran, unsigned least_mnemonics)
 {
     unsigned mnemonics = 0;
@@ -461,12 +471,12 @@ static void finish(unsigned least_ran, unsigned least_mnemonics)
         if (faults[i])
             print_message(" #%u: %u", i, faults[i]);
     print_message("; %u differ\n", failed);
-    assert_int_equal(failed, 0);
-    assert_true(ran >= least_ran);
-    assert_true(mnemonics >= least_mnemonics);
+    bool enough = ran >= least_ran && mnemonics >= least_mnemonics, good = failed == 0;
     ran = failed = 0;
     memset(seen, 0, sizeof seen);
     memset(faults, 0, sizeof faults);
+    assert_true(good);
+    assert_true(enough);
 }
 
 static void sweep(unsigned form, unsigned n)
@@ -506,7 +516,7 @@ static void sse(void **state)
 {
     native_restore_handlers();
     sweep(0, rounds(12));
-    finish(5000, 250);
+    finish(3500, 220);
 }
 
 static void avx(void **state)
@@ -514,7 +524,8 @@ static void avx(void **state)
     native_restore_handlers();
     SKIP_WITHOUT(__builtin_cpu_supports("avx2"), "AVX2");
     sweep(1, rounds(16));
-    finish(5000, 300);
+    gathers(1, 20 * rounds(16));
+    finish(3500, 380);
 }
 
 static void avx512(void **state)
@@ -522,8 +533,9 @@ static void avx512(void **state)
     native_restore_handlers();
     SKIP_WITHOUT(__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"),
                  "AVX-512");
-    sweep(2, rounds(24));
-    finish(5000, 400);
+    sweep(2, rounds(40));
+    gathers(2, 20 * rounds(40));
+    finish(3000, 400);
 }
 
 int main(void)
