@@ -535,7 +535,7 @@ static void avx512(void **state)
                  "AVX-512");
     sweep(2, rounds(40));
     gathers(2, 20 * rounds(40));
-    finish(3000, 400);
+    finish(1500, 400);
 }
 
 int main(void)
