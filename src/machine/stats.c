@@ -91,20 +91,19 @@ static json_t *unclaimed(const struct pc *pc)
     return o;
 }
 
-/* Instructions that raised #UD for want of an implementation: how many, and the last one's name. */
+/* What the guest used and is not supported: name -> count, over all vCPUs. */
 static json_t *unsupported(const struct pc *pc)
 {
     json_t *o = json_object();
-    const char *last = "";
-    uint64_t count = 0;
 
     for (unsigned i = 0; i < pc->vcpu_count; i++) {
-        count += pc->vcpus[i]->counters.exits[EXIT_UNSUPPORTED];
-        if (pc->vcpus[i]->unsupported[0] != '\0')
-            last = pc->vcpus[i]->unsupported;
+        for (unsigned n = 0; n < VCPU_UNSUPPORTED_MAX; n++) {
+            const struct vcpu_unsupported *row = &pc->vcpus[i]->unsupported_counts[n];
+            if (row->count != 0)
+                set_count(o, row->name,
+                          row->count + (uint64_t)json_integer_value(json_object_get(o, row->name)));
+        }
     }
-    set_count(o, "count", count);
-    json_object_set_new(o, "last", json_string(last));
     return o;
 }
 

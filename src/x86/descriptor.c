@@ -10,12 +10,10 @@
 
 void x86_unsupported(struct vcpu *v, const char *name)
 {
-    if (strcmp(v->unsupported, name) != 0) {
-        snprintf(v->unsupported, sizeof(v->unsupported), "%s", name);
+    if (vcpu_count_unsupported(v, name))
         log_error("the guest uses %s, which is not supported (rip 0x%llx); the virtual processor "
                   "stops",
                   name, (unsigned long long)v->rip);
-    }
     v->activity = VCPU_SHUTDOWN;
     x86_raise(v, VECTOR_UD);
 }

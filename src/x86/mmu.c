@@ -59,12 +59,10 @@ static uint32_t error_bits(const struct vcpu *v, enum mmu_access access, bool us
 static bool unsupported(struct vcpu *v)
 {
     if (v->activity != VCPU_SHUTDOWN) {
-        snprintf(v->unsupported, sizeof(v->unsupported), "%s paging",
-                 (v->cr4 & CR4_PAE) ? "PAE" : "32-bit");
+        vcpu_count_unsupported(v, (v->cr4 & CR4_PAE) ? "PAE paging" : "32-bit paging");
         log_error("the guest turned on %s outside long mode, which is not supported: vCPU %u is "
                   "shut down at rip %#llx",
                   v->unsupported, v->id, (unsigned long long)v->rip);
-        v->counters.exits[EXIT_UNSUPPORTED]++;
         v->activity = VCPU_SHUTDOWN;
     }
     return false;

@@ -7,6 +7,8 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -55,7 +57,6 @@ static void reset_common(struct vcpu *v)
     v->dr7 = DR7_FIXED;
     v->debug_pending = 0;
     v->efer = 0;
-    v->unsupported[0] = '\0';
     vcpu_request_clear(v, VCPU_REQUEST_NMI | VCPU_REQUEST_INIT | VCPU_REQUEST_SIPI);
     vcpu_update_mode(v);
 }
@@ -167,4 +168,19 @@ void x86_raise_page_fault(struct vcpu *v, uint64_t address, uint32_t error)
     v->counters.page_faults++;
     v->fault.address = address;
     unwind(v, VECTOR_PF, true, error);
+}
+
+bool vcpu_count_unsupported(struct vcpu *v, const char *name)
+{
+    unsigned n = 0;
+    while (n < VCPU_UNSUPPORTED_MAX - 1 && v->unsupported_counts[n].count != 0 &&
+           strcmp(v->unsupported_counts[n].name, name) != 0)
+        n++;
+    struct vcpu_unsupported *row = &v->unsupported_counts[n];
+    if (row->count == 0)
+        snprintf(row->name, sizeof(row->name), "%s",
+                 n < VCPU_UNSUPPORTED_MAX - 1 ? name : "others");
+    snprintf(v->unsupported, sizeof(v->unsupported), "%s", name);
+    v->counters.exits[EXIT_UNSUPPORTED]++;
+    return row->count++ == 0;
 }

@@ -121,6 +121,9 @@ struct x86_platform {
     uint8_t physical_address_bits;
 };
 
+#define VCPU_NAME_MAX        64
+#define VCPU_UNSUPPORTED_MAX 16
+
 struct vcpu {
     /* Hot: the engines' inner loops. gpr first, so that a register operand is a byte offset. */
     uint64_t gpr[16];
@@ -175,7 +178,12 @@ struct vcpu {
     void *engine_state; /* the engine's own, by engine->vcpu_init */
 
     struct vcpu_counters counters;
-    char unsupported[64]; /* the last instruction that was not supported, by name */
+    /* What the guest used and is not supported, by name (vcpu_count_unsupported). */
+    char unsupported[VCPU_NAME_MAX]; /* the last one */
+    struct vcpu_unsupported {
+        char name[VCPU_NAME_MAX];
+        uint64_t count;
+    } unsupported_counts[VCPU_UNSUPPORTED_MAX]; /* the last row is for all that found none */
 };
 
 extern const struct field_table vcpu_state; /* saves all architectural state above */
@@ -224,6 +232,9 @@ void x86_software_interrupt(struct vcpu *v, uint8_t vector, uint64_t next_rip, b
  * leave run(). Uses v->unwind of its own. Single step is run()'s to see: when an instruction began
  * with TF set, it adds DR6_BS to debug_pending after it (the one that sets TF does not trap). */
 enum exit_reason x86_take_events(struct vcpu *v);
+
+/* Counts under EXIT_UNSUPPORTED and the name; true when the name is new. */
+bool vcpu_count_unsupported(struct vcpu *v, const char *name);
 
 /* The registers as a readable block of lines, for a guest that died (dump.c). */
 void vcpu_dump(const struct vcpu *v, FILE *f);

@@ -75,7 +75,7 @@ static void check_pending(struct vcpu *v)
         return;
     if (v->cr0 & CR0_NE)
         x86_raise(v, VECTOR_MF);
-    strcpy(v->unsupported, "x87 exception through FERR# (CR0.NE=0)");
+    vcpu_count_unsupported(v, "x87 exception through FERR# (CR0.NE=0)");
     x86_raise(v, VECTOR_UD);
 }
 

@@ -1,20 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* From a decoded instruction to its handler: ours by hand, else a copy run on the host, else #UD,
  * counted and named. */
-#include <stdio.h>
-
 #include "engine/interp/interp.h"
 
 static insn_exec (*const resolvers[])(const struct insn *i) = {
-    alu_resolve,    move_resolve,   branch_resolve,  bits_resolve,
-    string_resolve, system_resolve, machine_resolve, legacy_resolve,
+    alu_resolve,    move_resolve,    branch_resolve, bits_resolve,   string_resolve,
+    system_resolve, machine_resolve, fpu_resolve,    legacy_resolve,
 };
 
 /* i->imm is the mnemonic's name: a constant of Zydis. */
 static const struct insn *unsupported(struct vcpu *v, const struct insn *i)
 {
-    v->counters.exits[EXIT_UNSUPPORTED]++;
-    snprintf(v->unsupported, sizeof(v->unsupported), "%s", (const char *)(uintptr_t)i->imm);
+    vcpu_count_unsupported(v, (const char *)(uintptr_t)i->imm);
     x86_raise(v, VECTOR_UD);
 }
 
