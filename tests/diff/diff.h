@@ -66,6 +66,9 @@ struct diff_case {
     /* The end is seen by an int3 after the instruction, not by TF: for REP (TF stops after each
      * iteration), PUSHF and IRET (they show TF), MOV SS (it holds the trap back). */
     bool end_by_int3;
+    /* Addresses that the instruction may touch in any order; size 0: there are none such. */
+    uint64_t unordered;
+    uint32_t unordered_size;
     struct diff_state in;
     unsigned patch_count, patch_bytes;
     struct {

@@ -7,6 +7,8 @@
 #include "generate.h"
 #include "values.h"
 
+#define IMAGE_MAX 2688 /* of XSAVE: all components up to AVX-512's */
+
 static int memory_operand(const struct generator *g, bool hidden)
 {
     for (unsigned i = 0; i < g->insn.operand_count; i++)
@@ -257,7 +259,7 @@ static void fx_area(struct generator *g)
 static void xsave_area(struct generator *g)
 {
     static const uint64_t masks[] = {7, 3, 1, 2, 4, 0xe7, 0xe0, 0xe6, 0};
-    uint8_t image[2688];
+    uint8_t image[IMAGE_MAX];
     struct random *r = &g->r;
     uint64_t foreign = features_host_xcr0() & ~features_xcr0();
     uint64_t mask = random_chance(r, 60) ? UINT64_MAX : random_next(r);
@@ -414,8 +416,55 @@ static void special_by_mnemonic(struct generator *g)
     }
 }
 
+/* Instructions that move many words: no manual says in which order, so a fault's CR2 may be any
+ * absent word's, and stores before it may or may not be seen. */
+static void mark_unordered(struct generator *g)
+{
+    struct diff_case *c = g->c;
+    int memory = memory_operand(g, false);
+    bool stack = false;
+
+    switch (g->form->mnemonic) {
+    case ZYDIS_MNEMONIC_RET:
+        stack = g->insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+        break;
+    case ZYDIS_MNEMONIC_IRET:
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_IRETQ:
+        stack = true;
+        break;
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+        break;
+    default:
+        return;
+    }
+    if (stack) {
+        c->unordered = c->in.gpr[RSP];
+        c->unordered_size = 5 * 8;
+    } else if (memory >= 0) {
+        c->unordered = g->target[memory];
+        c->unordered_size = IMAGE_MAX;
+    }
+}
+
 void generate_special(struct generator *g)
 {
+    g->c->unordered = g->c->unordered_size = 0;
     if (g->insn.meta.category == ZYDIS_CATEGORY_STRINGOP)
         strings(g);
     if (has_segment_register(g))
@@ -429,4 +478,5 @@ void generate_special(struct generator *g)
         near_branch(g);
     }
     special_by_mnemonic(g);
+    mark_unordered(g);
 }
