@@ -416,6 +416,23 @@ static void special_by_mnemonic(struct generator *g)
     }
 }
 
+/* A store of some elements: CR2 is any byte of the operand (the processor reports now an element's
+ * first byte, now its last). */
+static bool is_masked_store(const struct generator *g, int memory)
+{
+    if (memory < 0 || !(g->operands[memory].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+        return false;
+    switch (g->form->mnemonic) {
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ:
+        return true;
+    default:
+        return g->insn.avx.mask.reg > ZYDIS_REGISTER_K0 && !g->form->t.vsib;
+    }
+}
+
 /* Instructions that move many words: no manual says in which order, so a fault's CR2 may be any
  * absent word's, and stores before it may or may not be seen. */
 static void mark_unordered(struct generator *g)
@@ -424,6 +441,11 @@ static void mark_unordered(struct generator *g)
     int memory = memory_operand(g, false);
     bool stack = false;
 
+    if (is_masked_store(g, memory)) {
+        c->unordered = g->target[memory];
+        c->unordered_size = g->operands[memory].size / 8;
+        return;
+    }
     switch (g->form->mnemonic) {
     case ZYDIS_MNEMONIC_RET:
         stack = g->insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
