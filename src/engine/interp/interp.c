@@ -148,6 +148,8 @@ enum exit_reason interp_step(struct vcpu *v)
 
     t->thread = pthread_self();
     t->running = true;
+    if (vcpu_requests(v) & VCPU_REQUEST_CODE)
+        code_reclaim(t);
     if (setjmp(frame) == 0) {
         v->unwind = &frame;
         step(v);

@@ -67,6 +67,36 @@ SHIFT(shl)
 SHIFT(shr)
 SHIFT(sar)
 
+/* ROL and ROR by an immediate other than 1 leave OF alone on some processors, though by CL they
+ * write it: undefined by the manual, so the host is asked (decision 4). */
+static bool host_rotate_keeps_overflow(void)
+{
+    uint8_t big = 0x40, value = 0x60, overflow;
+    __asm__("addb %[big], %[big]\n\t" /* OF = 1 */
+            "rolb $2, %[value]\n\t"   /* 0x81, CF = 1: written OF would be MSB ^ CF = 0 */
+            "seto %[overflow]"
+            : [value] "+&q"(value), [big] "+&q"(big), [overflow] "=&q"(overflow)
+            :
+            : "cc");
+    return overflow;
+}
+
+static const struct insn *rotate_keeping_overflow(struct vcpu *v, const struct insn *i)
+{
+    uint64_t overflow = v->rflags & FLAG_OF;
+    const struct insn *next = i->op == ZYDIS_MNEMONIC_ROL ? rol(v, i) : ror(v, i);
+    v->rflags = (v->rflags & ~(uint64_t)FLAG_OF) | overflow;
+    return next;
+}
+
+static insn_exec rotate_resolve(const struct insn *i)
+{
+    bool immediate = i->form == FORM_RI || i->form == FORM_MI;
+    if (immediate && (i->imm & (i->size == 8 ? 63 : 31)) != 1 && host_rotate_keeps_overflow())
+        return rotate_keeping_overflow;
+    return i->op == ZYDIS_MNEMONIC_ROL ? rol : ror;
+}
+
 static uint64_t double_shift(const struct insn *i, uint64_t *rflags, uint64_t a, uint64_t b,
                              uint8_t count)
 {
@@ -325,9 +355,8 @@ static insn_exec shift_resolve(const struct insn *i)
 {
     switch (i->op) {
     case ZYDIS_MNEMONIC_ROL:
-        return rol;
     case ZYDIS_MNEMONIC_ROR:
-        return ror;
+        return rotate_resolve(i);
     case ZYDIS_MNEMONIC_RCL:
         return rcl;
     case ZYDIS_MNEMONIC_RCR:

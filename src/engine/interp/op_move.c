@@ -118,8 +118,6 @@ BODY cmpxchg_rr(struct vcpu *v, const struct insn *i, unsigned size)
         reg_write(v, i->dst, reg_read(v, i->src, size), size);
     } else {
         reg_write(v, RAX * 8, a, size);
-        if (size == 4) /* the destination is written back, so it is zero-extended as well */
-            reg_write(v, i->dst, a, size);
     }
     return insn_next(v, i);
 }

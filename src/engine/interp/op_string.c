@@ -66,7 +66,6 @@ static void compare(struct vcpu *v, uint64_t a, uint64_t b, unsigned size)
 static void input(struct vcpu *v, const struct insn *i, unsigned size)
 {
     uint16_t port = (uint16_t)v->gpr[RDX];
-    x86_check_io(v, port, size);
     uint64_t a = wrap_address(i, v->gpr[RDI]);
     uint64_t linear = segment_linear(v, SEG_ES, a, size, true);
     struct insn es = *i;
@@ -101,7 +100,6 @@ static inline __attribute__((always_inline)) void iterate(struct vcpu *v, const 
         input(v, i, size);
         break;
     case OUTS: {
-        x86_check_io(v, (uint16_t)v->gpr[RDX], size);
         uint64_t value = source(v, i, size);
         gate_write(v, BUS_PIO, (uint16_t)v->gpr[RDX], value, size);
         break;
@@ -171,11 +169,14 @@ string(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned siz
 {
     bool compares = kind == SCAS || kind == CMPS;
 
+    if (kind == INS || kind == OUTS) /* before the count is looked at */
+        x86_check_io(v, (uint16_t)v->gpr[RDX], size);
     if (!(i->prefixes & (INSN_REP | INSN_REPNE))) {
         iterate(v, i, kind, size);
         return insn_next(v, i);
     }
     uint64_t count = reg_read(v, RCX * 8, i->address_size);
+    uint64_t flags_before = v->rflags;
     while (count != 0) {
         uint64_t n = kind == MOVS || kind == STOS ? run_fast(v, i, kind, size, count) : 0;
         if (n == 0) {
@@ -188,6 +189,9 @@ string(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned siz
             break;
         if (count == 0)
             break;
+        /* It goes on: the flags are those from before until it ends, should the next iteration
+         * fault or an event come first (SDM 2B REP). */
+        v->rflags = flags_before;
         /* The run loop counts the last iteration. */
         v->counters.instructions += n - 1;
         if (vcpu_requests(v) != 0 || v->debug_pending != 0 || (v->rflags & FLAG_TF)) {
