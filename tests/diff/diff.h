@@ -54,6 +54,7 @@ struct diff_state {
     struct x86_vector vector; /* only what is named as state there counts */
 };
 
+#define DIFF_BYTES       16 /* one more than an instruction may have */
 #define DIFF_PATCHES     24
 #define DIFF_PATCH_BYTES 4096
 
@@ -62,7 +63,7 @@ struct diff_case {
     uint32_t form;   /* index in the list of forms */
     uint32_t number; /* of the case within the form */
     uint8_t length;
-    uint8_t bytes[15];
+    uint8_t bytes[DIFF_BYTES];
     /* The end is seen by an int3 after the instruction, not by TF: for REP (TF stops after each
      * iteration), PUSHF and IRET (they show TF), MOV SS (it holds the trap back). */
     bool end_by_int3;

@@ -25,6 +25,15 @@ static const struct {
     {ZYDIS_MNEMONIC_INT1, TRAP},
 };
 
+const char *const form_partial_exclusions[] = {
+    "int imm8: 80 enters the host's kernel",
+    "popf, iret: images never set TF (the oracle's) or AC (memory accesses then raise #AC)",
+    "every form: RFLAGS.TF, AC, NT, ID and RF are clear before it (sigreturn sets none of NT and "
+    "ID)",
+    "xsave, xrstor: components that the host's XCR0 has and the model's has not are not asked for",
+    NULL,
+};
+
 const char *form_exclusion(const ZydisDecodedInstruction *insn)
 {
     for (unsigned i = 0; i < sizeof(exclusions) / sizeof(exclusions[0]); i++)

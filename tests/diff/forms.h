@@ -54,6 +54,9 @@ uint64_t form_key(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand
 /* Why an instruction cannot be compared with the processor, or NULL (exclude.c). */
 const char *form_exclusion(const ZydisDecodedInstruction *insn);
 
+/* What is left out of forms that are run, a sentence each; ends with NULL. */
+extern const char *const form_partial_exclusions[];
+
 /* Writes an instance of t: `choose` supplies the free bits. Returns the length up to and with
  * ModRM, SIB and displacement (the immediate follows), *modrm_at = offset of ModRM. */
 struct form_choice {

@@ -130,7 +130,7 @@ static void place(struct generator *g)
     unsigned way = random_below(r, 100);
 
     c->end_by_int3 = ends_by_int3(g);
-    c->in.rip = DIFF_CODE + random_below(r, DIFF_CODE_PAGES * DIFF_PAGE - 16);
+    c->in.rip = DIFF_CODE + random_below(r, DIFF_CODE_PAGES * DIFF_PAGE - 32);
     if (way < 10)
         c->in.rip = DIFF_CODE + DIFF_PAGE - random_below(r, c->length + 1);
     else if (way < 14 && !c->end_by_int3)
@@ -139,6 +139,21 @@ static void place(struct generator *g)
         c->in.rip = end - random_below(r, c->length);
     else if (way == 16)
         c->in.rip = DIFF_DATA + (1 + random_below(r, 3)) * DIFF_PAGE + random_below(r, 4096);
+}
+
+/* Instances that must be refused: LOCK where it is not allowed (#UD), more than 15 bytes (#GP). */
+static void spoil(struct generator *g)
+{
+    struct diff_case *c = g->c;
+    unsigned way = random_below(&g->r, 100);
+    uint8_t prefix = way == 0 ? 0xf0 : 0x3e;
+    unsigned more = way == 0 ? 1 : DIFF_BYTES - c->length;
+
+    if (way > 1 || (way == 0 && (g->insn.attributes & ZYDIS_ATTRIB_ACCEPTS_LOCK)))
+        return;
+    memmove(c->bytes + more, c->bytes, c->length);
+    memset(c->bytes, prefix, more);
+    c->length = (uint8_t)(c->length + more);
 }
 
 bool generate_case(const struct forms *forms, uint32_t index, uint32_t number, uint64_t seed,
@@ -159,5 +174,6 @@ bool generate_case(const struct forms *forms, uint32_t index, uint32_t number, u
     place(&g);
     generate_operands(&g);
     generate_special(&g);
+    spoil(&g);
     return true;
 }

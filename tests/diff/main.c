@@ -348,6 +348,8 @@ static bool conclude(const struct options *o, const struct forms *forms,
 {
     struct summary s = summarize(o, forms, results);
 
+    for (unsigned i = 0; form_partial_exclusions[i] && !o->only && !o->has_form; i++)
+        printf("excluded in part: %s\n", form_partial_exclusions[i]);
     print_vectors(results);
     printf("cases: %llu in %.1f s (%.0f a second), seed %llu; %u forms faulted in every case\n",
            (unsigned long long)s.cases, seconds, (double)s.cases / seconds,

@@ -311,7 +311,7 @@ static void software_interrupt(struct generator *g)
 
     if (random_chance(&g->r, 60))
         *n = (uint8_t)random_below(&g->r, 32);
-    if (*n == 0x80 || *n == 1)
+    if (*n == 0x80)
         *n = 0x81;
 }
 
