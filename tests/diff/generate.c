@@ -6,7 +6,8 @@
 
 #include "values.h"
 
-#define TRIES 200
+#define TRIES    200
+#define CODE_END (DIFF_CODE + DIFF_CODE_PAGES * DIFF_PAGE)
 
 void generate_patch(struct generator *g, uint64_t linear, const void *bytes, unsigned n)
 {
@@ -126,7 +127,6 @@ static void place(struct generator *g)
 {
     struct diff_case *c = g->c;
     struct random *r = &g->r;
-    uint64_t end = DIFF_CODE + DIFF_CODE_PAGES * DIFF_PAGE;
     unsigned way = random_below(r, 100);
 
     c->end_by_int3 = ends_by_int3(g);
@@ -134,14 +134,15 @@ static void place(struct generator *g)
     if (way < 10)
         c->in.rip = DIFF_CODE + DIFF_PAGE - random_below(r, c->length + 1);
     else if (way < 14 && !c->end_by_int3)
-        c->in.rip = end - c->length;
+        c->in.rip = CODE_END - c->length;
     else if (way < 16)
-        c->in.rip = end - random_below(r, c->length);
+        c->in.rip = CODE_END - random_below(r, c->length);
     else if (way == 16)
         c->in.rip = DIFF_DATA + (1 + random_below(r, 3)) * DIFF_PAGE + random_below(r, 4096);
 }
 
-/* Instances that must be refused: LOCK where it is not allowed (#UD), more than 15 bytes (#GP). */
+/* Instances that must be refused: LOCK where it is not allowed (#UD), more than 15 bytes (#GP). Not
+ * up to an absent page: which is first, #UD or the fetch's #PF, is the decoder's own affair. */
 static void spoil(struct generator *g)
 {
     struct diff_case *c = g->c;
@@ -149,6 +150,8 @@ static void spoil(struct generator *g)
     uint8_t prefix = way == 0 ? 0xf0 : 0x3e;
     unsigned more = way == 0 ? 1 : DIFF_BYTES - c->length;
 
+    if (c->in.rip < CODE_END && c->in.rip + DIFF_BYTES > CODE_END)
+        return;
     if (way > 1 || (way == 0 && (g->insn.attributes & ZYDIS_ATTRIB_ACCEPTS_LOCK)))
         return;
     memmove(c->bytes + more, c->bytes, c->length);
