@@ -8,8 +8,9 @@
  * Time: a transmitted character goes to the console at once. While the console has no room, the
  * characters stay in the transmit FIFO and THRE stays clear; so the guest waits, and the vCPU's
  * thread never does. Reception takes no time either, but takes from the console only what fits in
- * the FIFO, and nothing while receive interrupts are off (decision 22). Only the character time-out
- * interrupt (8.4.2) is timed, from the programmed rate.
+ * the FIFO, and nothing while no receive interrupt would leave the chip (decision 22): a driver
+ * that probes IER with OUT2 off throws away what it finds. Only the character time-out interrupt
+ * (8.4.2) is timed, from the programmed rate.
  *
  * The interrupt line goes through OUT2, as on every PC; loop-back forces OUT2 off (8.6.3).
  */
@@ -93,13 +94,22 @@ static uint8_t interrupt_identity(const struct uart *u)
     return UART_IIR_NONE;
 }
 
+static bool connected(const struct uart *u)
+{
+    return (u->mcr & (UART_MCR_OUT2 | UART_MCR_LOOP)) == UART_MCR_OUT2;
+}
+
+static bool takes_input(const struct uart *u)
+{
+    return connected(u) && (u->ier & UART_IER_RECEIVE);
+}
+
 static void update(struct uart *u)
 {
-    bool connected = (u->mcr & (UART_MCR_OUT2 | UART_MCR_LOOP)) == UART_MCR_OUT2;
     size_t wanted = 0;
 
-    irq_line_set(&u->line, connected && interrupt_identity(u) != UART_IIR_NONE);
-    if ((u->ier & UART_IER_RECEIVE) && !(u->mcr & UART_MCR_LOOP) && u->receive_count < fifo_size(u))
+    irq_line_set(&u->line, connected(u) && interrupt_identity(u) != UART_IIR_NONE);
+    if (takes_input(u) && u->receive_count < fifo_size(u))
         wanted = fifo_size(u) - u->receive_count;
     if (u->console != NULL && wanted != u->wanted) {
         u->wanted = wanted;
@@ -213,7 +223,9 @@ static void write_fcr(struct uart *u, uint8_t value)
 {
     bool toggles = (value ^ u->fcr) & UART_FCR_ENABLE;
 
-    if (toggles || (value & UART_FCR_ENABLE && value & UART_FCR_CLEAR_RECEIVE))
+    /* What arrived before the FIFOs were turned on stays: Linux turns them on just after receive
+     * interrupts, and would lose the first key of a script (decision 22). */
+    if ((toggles && has_fifo(u)) || (value & UART_FCR_ENABLE && value & UART_FCR_CLEAR_RECEIVE))
         clear_receive(u);
     if (toggles || (value & UART_FCR_ENABLE && value & UART_FCR_CLEAR_TRANSMIT))
         clear_transmit(u);
@@ -349,7 +361,7 @@ static size_t console_receive(void *context, const uint8_t *bytes, size_t n)
     struct uart *u = context;
     size_t taken = 0;
 
-    if (!(u->ier & UART_IER_RECEIVE) || (u->mcr & UART_MCR_LOOP))
+    if (!takes_input(u))
         return 0;
     while (taken < n && u->receive_count < fifo_size(u))
         receive_character(u, bytes[taken++], 0);
