@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The states that a first processor starts in; see image.h. */
 #include "boot/image.h"
+#include "boot/memmap.h"
 
 enum { SELECTOR_CODE = 0x10, SELECTOR_DATA = 0x18 };
 
@@ -31,8 +32,35 @@ static void set_segments(struct vcpu *v, uint32_t code_size)
     v->cpl = 0;
 }
 
+#define MTRR_WRITE_BACK 6u
+#define MTRR_FIX        (1u << 10) /* the fixed ranges count */
+#define MTRR_ENABLE     (1u << 11)
+#define MTRR_VALID      (1u << 11) /* in a PHYSMASK */
+#define ALL_WRITE_BACK  (0x0101010101010101u * MTRR_WRITE_BACK)
+
+/* Memory types as firmware leaves them (SDM 3A 11.11): RAM write-back, the rest uncached. The
+ * engines do not look at them, but Linux keeps its hands off the PAT while the MTRRs are off. */
+static void set_mtrrs(struct vcpu *v)
+{
+    const uint64_t bits = ((uint64_t)1 << v->platform->physical_address_bits) - 1;
+    const unsigned first_4k = 3; /* eight registers of 32 KiB each from 0xc0000 */
+
+    v->mtrr_def_type = MTRR_ENABLE | MTRR_FIX | MTRR_WRITE_BACK;
+    memset(v->mtrr_fixed, 0, sizeof(v->mtrr_fixed));
+    v->mtrr_fixed[0] = v->mtrr_fixed[1] = ALL_WRITE_BACK; /* up to 0xa0000 */
+    for (uint64_t at = MEMMAP_BIOS; at < MEMMAP_BIOS_END; at += 0x8000)
+        v->mtrr_fixed[first_4k + (at - 0xc0000) / 0x8000] = ALL_WRITE_BACK;
+    memset(v->mtrr_base, 0, sizeof(v->mtrr_base));
+    memset(v->mtrr_mask, 0, sizeof(v->mtrr_mask));
+    v->mtrr_base[0] = MEMMAP_HOLE; /* type 0: uncached */
+    v->mtrr_mask[0] = (bits & ~(MEMMAP_HOLE_END - MEMMAP_HOLE - 1)) | MTRR_VALID;
+}
+_Static_assert((MEMMAP_HOLE & (MEMMAP_HOLE_END - MEMMAP_HOLE - 1)) == 0,
+               "one MTRR covers the hole");
+
 static void set_common(struct vcpu *v, uint64_t rip)
 {
+    set_mtrrs(v);
     memset(v->gpr, 0, sizeof(v->gpr));
     v->rip = rip;
     v->rflags = FLAG_ONE;

@@ -8,6 +8,7 @@
 
 static struct mem mem;
 static struct vcpu *vcpu;
+static struct x86_platform platform = {.physical_address_bits = 46};
 static struct acpi_config acpi;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -22,6 +23,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     vcpu = aligned_alloc(64, (sizeof(*vcpu) + 63) & ~(size_t)63);
     if (vcpu == NULL || memmap_build(RAM_SIZE, &map, &e) != 0)
         abort();
+    vcpu->platform = &platform;
     for (unsigned i = 0; i < map.ram_count; i++)
         if (mem_add(&mem, map.ram[i].name, GPA(map.ram[i].base), map.ram[i].size, MEM_ANONYMOUS,
                     false, &e) != 0)

@@ -119,6 +119,8 @@ void bench_init(struct boot_bench *b, uint64_t ram_size)
     b->v = aligned_alloc(64, (sizeof(*b->v) + 63) & ~(size_t)63);
     assert_non_null(b->v);
     memset(b->v, 0, sizeof(*b->v));
+    b->platform.physical_address_bits = 46;
+    b->v->platform = &b->platform;
     mem_init(&b->mem);
     assert_int_equal(memmap_build(ram_size, &map, &b->e), 0);
     for (unsigned i = 0; i < map.ram_count; i++)

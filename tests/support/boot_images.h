@@ -43,6 +43,7 @@ size_t image_phdr(bool is_64, unsigned index);
 
 struct boot_bench {
     struct mem mem;
+    struct x86_platform platform;
     struct vcpu *v;
     struct boot_config config;
     struct boot_files files;

@@ -20,6 +20,15 @@ static void check_cpu(const struct vcpu *v)
     assert_int_equal(v->cr4, 0);
     assert_int_equal(v->efer, 0);
     assert_false(v->long_mode || v->code64);
+    /* Memory types: RAM write-back, holes uncached (SDM 3A 11.11.2.1 to 11.11.2.3). */
+    assert_int_equal(v->mtrr_def_type, 0xc06);
+    assert_int_equal(v->mtrr_fixed[1], 0x0606060606060606);
+    assert_int_equal(v->mtrr_fixed[2], 0); /* 0xa0000 */
+    assert_int_equal(v->mtrr_fixed[6], 0); /* 0xd8000 */
+    assert_int_equal(v->mtrr_fixed[7], 0x0606060606060606);
+    assert_int_equal(v->mtrr_base[0], 0xc0000000);
+    assert_int_equal(v->mtrr_mask[0],
+                     (1ull << v->platform->physical_address_bits) - 0x40000000 + 0x800);
     assert_int_equal(v->seg[SEG_CS].attributes, 0xc09b);
     assert_int_equal(v->seg[SEG_TR].attributes, 0x8b);
     assert_int_equal(v->seg[SEG_TR].limit, 0x67);
