@@ -34,25 +34,10 @@ static uint64_t instruction_breakpoint(const struct vcpu *v)
     return hit;
 }
 
-/* Instructions that clear TF by entering a handler do not trap afterwards. */
-static bool enters_handler(const struct insn *i)
-{
-    switch (i->op) {
-    case ZYDIS_MNEMONIC_INT:
-    case ZYDIS_MNEMONIC_INT1:
-    case ZYDIS_MNEMONIC_INT3:
-    case ZYDIS_MNEMONIC_INTO:
-    case ZYDIS_MNEMONIC_SYSCALL:
-    case ZYDIS_MNEMONIC_SYSENTER:
-        return true;
-    default:
-        return false;
-    }
-}
-
 /* One instruction with everything that may want it alone. Raises. */
 static void step(struct vcpu *v)
 {
+    struct interp *t = v->engine_state;
     bool trap = (v->rflags & FLAG_TF) != 0;
     bool resume = (v->rflags & FLAG_RF) != 0;
 
@@ -68,15 +53,27 @@ static void step(struct vcpu *v)
         i = code_find(v);
     while (i != NULL && i->exec == op_look_up) /* a run that ends where another begins */
         i = i->link != NULL ? i->link : code_find(v);
-    uint16_t op = i->op;
-    struct insn seen = {.op = op};
     v->interrupt_shadow = false;
     v->shadow_blocks_debug = false;
     v->rflags &= ~(uint64_t)FLAG_RF;
+    t->own_trap = false;
+    t->debug_held = v->debug_pending;
     i->exec(v, i);
+    t->debug_held = 0;
     v->counters.instructions++;
-    if (trap && !enters_handler(&seen))
+    if (trap && !t->own_trap)
         v->debug_pending |= DR6_BS;
+}
+
+/* An exception was raised by the instruction at RIP: data breakpoints that its earlier accesses met
+ * are forgotten, for it has not completed (SDM 3B 17.2.4 has them as traps); it will meet them
+ * again. What MOV SS held from before stays. */
+static void deliver_fault(struct vcpu *v)
+{
+    struct interp *t = v->engine_state;
+    v->debug_pending = t->debug_held;
+    t->debug_held = 0;
+    x86_deliver_fault(v);
 }
 
 /* Records until one asks for the outer loop, or the limit. Raises. */
@@ -133,7 +130,7 @@ static enum exit_reason interp_run(struct vcpu *v, uint64_t limit)
     t->running = true;
     v->instruction_limit = limit;
     if (setjmp(frame) != 0 && v->activity != VCPU_SHUTDOWN) /* x86/ did: not supported */
-        x86_deliver_fault(v);
+        deliver_fault(v);
     v->unwind = &frame;
     exit = v->activity == VCPU_SHUTDOWN ? EXIT_SHUTDOWN : run_loop(v);
     v->unwind = NULL;
@@ -154,7 +151,7 @@ enum exit_reason interp_step(struct vcpu *v)
         v->unwind = &frame;
         step(v);
     } else if (v->activity != VCPU_SHUTDOWN) {
-        x86_deliver_fault(v);
+        deliver_fault(v);
     }
     if (vcpu_requests(v) & VCPU_REQUEST_CODE)
         code_reclaim(t);

@@ -47,6 +47,8 @@ struct interp {
     _Atomic bool running;
     struct code_cache *code;
     uint64_t code_generation; /* moves when decoded pages go */
+    bool own_trap;            /* the instruction itself decides on its single-step trap */
+    uint64_t debug_held;      /* debug_pending as it was before the instruction in step() */
     struct jump_entry jumps[JUMP_CACHE_SIZE];
 };
 

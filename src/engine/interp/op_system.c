@@ -129,21 +129,38 @@ static const struct insn *iret(struct vcpu *v, const struct insn *i)
     return NULL;
 }
 
+/* Entering a handler by an instruction is no single step (SDM 3B 17.3.1.4). */
+static void no_trap(struct vcpu *v)
+{
+    ((struct interp *)v->engine_state)->own_trap = true;
+}
+
+/* SYSCALL and SYSRET trap by the TF that they leave: IA32_FMASK can hide SYSCALL's, and SYSRET's
+ * #DB is as if SYSCALL had just completed. */
+static const struct insn *trap_by_new_flag(struct vcpu *v)
+{
+    no_trap(v);
+    if (v->rflags & FLAG_TF)
+        v->debug_pending |= DR6_BS;
+    return NULL;
+}
+
 static const struct insn *syscall_op(struct vcpu *v, const struct insn *i)
 {
     x86_syscall(v, v->rip + i->length);
-    return NULL;
+    return trap_by_new_flag(v);
 }
 
 static const struct insn *sysret_op(struct vcpu *v, const struct insn *i)
 {
     x86_sysret(v, i->stack_size);
-    return NULL;
+    return trap_by_new_flag(v);
 }
 
 static const struct insn *sysenter_op(struct vcpu *v, const struct insn *i)
 {
     x86_sysenter(v);
+    no_trap(v);
     return NULL;
 }
 
@@ -172,6 +189,7 @@ static const struct insn *software_interrupt(struct vcpu *v, const struct insn *
         x86_software_interrupt(v, (uint8_t)i->imm, next_rip, false);
         break;
     }
+    no_trap(v);
     return NULL;
 }
 
