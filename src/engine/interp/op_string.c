@@ -164,6 +164,19 @@ static uint64_t run_fast(struct vcpu *v, const struct insn *i, enum string_kind 
     return n;
 }
 
+/* A count of 0 under a 32-bit address size still clears the upper halves, of RCX always, of RSI and
+ * RDI by MOVS and STOS only: not in the manual, but so Intel's processors do. */
+static void zero_extend(struct vcpu *v, const struct insn *i, enum string_kind kind)
+{
+    if (i->address_size != 4)
+        return;
+    v->gpr[RCX] = 0;
+    if (kind == MOVS)
+        v->gpr[RSI] = (uint32_t)v->gpr[RSI];
+    if (kind == MOVS || kind == STOS)
+        v->gpr[RDI] = (uint32_t)v->gpr[RDI];
+}
+
 static inline __attribute__((always_inline)) const struct insn *
 string(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned size)
 {
@@ -177,6 +190,8 @@ string(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned siz
     }
     uint64_t count = reg_read(v, RCX * 8, i->address_size);
     uint64_t flags_before = v->rflags;
+    if (count == 0)
+        zero_extend(v, i, kind);
     while (count != 0) {
         uint64_t n = kind == MOVS || kind == STOS ? run_fast(v, i, kind, size, count) : 0;
         if (n == 0) {
@@ -185,6 +200,7 @@ string(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned siz
         }
         count -= n;
         reg_write(v, RCX * 8, count, i->address_size);
+        v->counters.instructions += n - 1; /* the run loop counts the last iteration */
         if (compares && ((v->rflags & FLAG_ZF) != 0) != ((i->prefixes & INSN_REP) != 0))
             break;
         if (count == 0)
@@ -192,8 +208,6 @@ string(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned siz
         /* It goes on: the flags are those from before until it ends, should the next iteration
          * fault or an event come first (SDM 2B REP). */
         v->rflags = flags_before;
-        /* The run loop counts the last iteration. */
-        v->counters.instructions += n - 1;
         if (vcpu_requests(v) != 0 || v->debug_pending != 0 || (v->rflags & FLAG_TF)) {
             v->rflags |= FLAG_RF; /* pushed with the event, as for faults (SDM 3B 17.3.1.1) */
             return NULL;          /* RIP stays: the instruction goes on after the event */
