@@ -154,6 +154,8 @@ void x86_stack_of_return(struct vcpu *v, struct x86_stack *s, uint16_t selector,
                          unsigned cpl, bool to64);
 void x86_stack_push(struct vcpu *v, struct x86_stack *s, uint64_t value, unsigned size);
 uint64_t x86_stack_pop(struct vcpu *v, struct x86_stack *s, unsigned size);
+/* A slot of `size` bytes of which a far return reads only the selector (as the processor does). */
+uint16_t x86_stack_pop_selector(struct vcpu *v, struct x86_stack *s, unsigned size);
 void x86_stack_skip(struct x86_stack *s, uint64_t bytes); /* towards the base of the stack */
 /* Everything that can still raise: marks SS, probes the slots; then store. */
 void x86_stack_prepare(struct vcpu *v, const struct x86_stack *s);

@@ -55,7 +55,7 @@ void x86_far_return(struct vcpu *v, unsigned size, uint16_t pop_bytes)
         x86_unsupported(v, "a far return in virtual-8086 mode");
     x86_stack_current(v, &stack, 0);
     uint64_t rip = x86_stack_pop(v, &stack, size);
-    uint16_t cs = (uint16_t)x86_stack_pop(v, &stack, size);
+    uint16_t cs = x86_stack_pop_selector(v, &stack, size);
     return_code(v, cs, &code);
     x86_stack_skip(&stack, pop_bytes);
     if ((cs & 3) == v->cpl) {
@@ -66,7 +66,7 @@ void x86_far_return(struct vcpu *v, unsigned size, uint16_t pop_bytes)
     if (!(code.segment.attributes & ATTR_P))
         x86_raise_selector(v, VECTOR_NP, cs, 0);
     uint64_t rsp = x86_stack_pop(v, &stack, size);
-    uint16_t ss = (uint16_t)x86_stack_pop(v, &stack, size);
+    uint16_t ss = x86_stack_pop_selector(v, &stack, size);
     x86_stack_of_return(v, &outer, ss, rsp, cs & 3, code.is64);
     x86_stack_skip(&outer, pop_bytes);
     x86_code_finish(v, &code, rip, 0);

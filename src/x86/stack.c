@@ -107,6 +107,13 @@ uint64_t x86_stack_pop(struct vcpu *v, struct x86_stack *s, unsigned size)
     return value;
 }
 
+uint16_t x86_stack_pop_selector(struct vcpu *v, struct x86_stack *s, unsigned size)
+{
+    uint16_t selector = (uint16_t)x86_stack_pop(v, s, 2);
+    x86_stack_skip(s, size - 2);
+    return selector;
+}
+
 void x86_stack_skip(struct x86_stack *s, uint64_t bytes)
 {
     s->sp = (s->sp & ~stack_mask(s)) | ((s->sp + bytes) & stack_mask(s));

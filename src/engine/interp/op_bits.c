@@ -67,8 +67,8 @@ SHIFT(shl)
 SHIFT(shr)
 SHIFT(sar)
 
-/* ROL and ROR by an immediate other than 1 leave OF alone on some processors, though by CL they
- * write it: undefined by the manual, so the host is asked (decision 4). */
+/* ROL and ROR of a register by an immediate other than 1 leave OF alone on some processors, though
+ * by CL they write it: undefined by the manual, so the host is asked (decision 4). */
 static bool host_rotate_keeps_overflow(void)
 {
     uint8_t big = 0x40, value = 0x60, overflow;
@@ -91,8 +91,8 @@ static const struct insn *rotate_keeping_overflow(struct vcpu *v, const struct i
 
 static insn_exec rotate_resolve(const struct insn *i)
 {
-    bool immediate = i->form == FORM_RI || i->form == FORM_MI;
-    if (immediate && (i->imm & (i->size == 8 ? 63 : 31)) != 1 && host_rotate_keeps_overflow())
+    if (i->form == FORM_RI && (i->imm & (i->size == 8 ? 63 : 31)) != 1 &&
+        host_rotate_keeps_overflow())
         return rotate_keeping_overflow;
     return i->op == ZYDIS_MNEMONIC_ROL ? rol : ror;
 }

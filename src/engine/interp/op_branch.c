@@ -72,8 +72,11 @@ static const struct insn *jmp_m(struct vcpu *v, const struct insn *i)
 
 BODY call_to(struct vcpu *v, const struct insn *i, uint64_t target)
 {
+    uint64_t sp = stack_wrap(v, v->gpr[RSP] - i->stack_size);
+    /* The processor stores the return address before it looks at the target. */
+    stack_store(v, sp, v->rip + i->length, i->stack_size);
     target = checked_target(v, i, target);
-    push(v, v->rip + i->length, i->stack_size);
+    stack_set(v, sp);
     v->rip = target;
     return code_continue(v);
 }

@@ -91,9 +91,9 @@ static inline __attribute__((always_inline)) void iterate(struct vcpu *v, const 
     case SCAS:
         compare(v, v->gpr[RAX], destination(v, i, size), size);
         break;
-    case CMPS: {
-        uint64_t a = source(v, i, size);
-        compare(v, a, destination(v, i, size), size);
+    case CMPS: { /* the processor reads ES:RDI first, as CR2 shows when both would fault */
+        uint64_t b = destination(v, i, size);
+        compare(v, source(v, i, size), b, size);
         break;
     }
     case INS:

@@ -65,7 +65,7 @@ static const struct insn *push_segment(struct vcpu *v, const struct insn *i)
 static const struct insn *pop_segment(struct vcpu *v, const struct insn *i)
 {
     uint64_t sp = stack_wrap(v, v->gpr[RSP]);
-    uint16_t selector = (uint16_t)stack_load(v, sp, i->stack_size);
+    uint16_t selector = (uint16_t)stack_load(v, sp, 2); /* whatever the operand size */
     const struct insn *next = load_segment(v, i, i->dst, selector);
     stack_set(v, stack_wrap(v, sp + i->stack_size));
     return next;
