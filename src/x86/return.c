@@ -105,7 +105,7 @@ void x86_iret(struct vcpu *v, unsigned size)
 
     x86_stack_current(v, &stack, 0);
     uint64_t rip = x86_stack_pop(v, &stack, size);
-    uint16_t cs = (uint16_t)x86_stack_pop(v, &stack, size);
+    uint16_t cs = x86_stack_pop_selector(v, &stack, size);
     uint64_t popped = x86_stack_pop(v, &stack, size);
     if (!v->long_mode && v->cpl == 0 && size == 4 && (popped & FLAG_VM))
         x86_unsupported(v, "IRET to virtual-8086 mode");
@@ -117,7 +117,7 @@ void x86_iret(struct vcpu *v, unsigned size)
         if (!(code.segment.attributes & ATTR_P))
             x86_raise_selector(v, VECTOR_NP, cs, 0);
         uint64_t rsp = x86_stack_pop(v, &stack, size);
-        uint16_t ss = (uint16_t)x86_stack_pop(v, &stack, size);
+        uint16_t ss = x86_stack_pop_selector(v, &stack, size);
         x86_stack_of_return(v, &outer, ss, rsp, cs & 3, code.is64);
     }
     x86_code_finish(v, &code, rip, 0);

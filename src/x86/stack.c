@@ -161,7 +161,7 @@ void x86_code_finish(struct vcpu *v, const struct x86_code *c, uint64_t offset, 
 {
     if (!(c->segment.attributes & ATTR_P))
         x86_raise_selector(v, VECTOR_NP, c->segment.selector, ext);
-    if (c->is64 ? !x86_canonical(v, offset) : offset > c->segment.limit)
+    if (c->is64 ? !x86_canonical(v, offset) : (uint32_t)offset > c->segment.limit)
         x86_raise_error(v, VECTOR_GP, ext);
 }
 
@@ -170,5 +170,5 @@ void x86_code_commit(struct vcpu *v, const struct x86_code *c, unsigned cpl, uin
     v->seg[SEG_CS] = c->segment;
     v->seg[SEG_CS].selector = (uint16_t)((c->segment.selector & 0xfffc) | cpl);
     v->cpl = (uint8_t)cpl;
-    v->rip = rip;
+    v->rip = c->is64 ? rip : (uint32_t)rip; /* the upper half is dropped, not checked */
 }

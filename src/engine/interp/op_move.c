@@ -460,7 +460,8 @@ static insn_exec extend_resolve(const struct insn *i)
     if (i->op == ZYDIS_MNEMONIC_MOVZX)
         return i->src_size == 1 ? (memory ? movzx_m_1 : movzx_r_1)
                                 : (memory ? movzx_m_2 : movzx_r_2);
-    switch (i->src_size) {
+    /* MOVSXD r16, m32 is encodable; the processor reads 16 bits. */
+    switch (i->size < i->src_size ? i->size : i->src_size) {
     case 1:
         return memory ? movsx_m_1 : movsx_r_1;
     case 2:

@@ -101,11 +101,10 @@ static const struct insn *far_jump_or_call(struct vcpu *v, const struct insn *i)
     unsigned size = i->stack_size;
 
     if (i->form == FORM_M) {
-        uint8_t bytes[10] = {0};
+        uint64_t ea = effective_address(v, i);
         size = i->size - 2u;
-        mem_read_bytes(v, i->seg, effective_address(v, i), bytes, i->size);
-        memcpy(&offset, bytes, size);
-        memcpy(&selector, bytes + size, 2);
+        mem_read_bytes(v, i->seg, ea, &offset, size); /* two accesses, as CR2 shows */
+        mem_read_bytes(v, i->seg, ea + size, &selector, 2);
     } else { /* ptr16:16, ptr16:32; see bind.c for where the resolver put them */
         offset = (uint32_t)i->imm;
         selector = (uint16_t)(i->imm >> 32);
