@@ -262,6 +262,17 @@ static inline __attribute__((always_inline)) void rmw_store(struct vcpu *v, cons
 bool rmw_cas(struct vcpu *v, const struct rmw *m, uint64_t *expected, uint64_t value,
              unsigned size);
 
+/* One turn of a LOCK loop: the same, where *expected came from rmw_load. Off plain RAM the first
+ * turn ends it, for a device's register may read as another value each time. */
+static inline bool rmw_replace(struct vcpu *v, const struct rmw *m, uint64_t *expected,
+                               uint64_t value, unsigned size)
+{
+    if (X86_LIKELY(m->host != NULL))
+        return rmw_cas(v, m, expected, value, size);
+    rmw_store_slow(v, m, value, size);
+    return true;
+}
+
 /* ---- stack ---- */
 
 /* Width of SP arithmetic: 8 in 64-bit mode, else by SS.B. */

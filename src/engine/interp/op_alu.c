@@ -49,7 +49,7 @@ BODY alu_memory(struct vcpu *v, const struct insn *i, uint64_t b, alu_function f
         do {
             rflags = v->rflags;
             r = f(&rflags, a, b, size);
-        } while (!rmw_cas(v, &m, &a, r, size));
+        } while (!rmw_replace(v, &m, &a, r, size));
     } else {
         rmw_store(v, &m, f(&rflags, a, b, size), size);
     }

@@ -198,7 +198,7 @@ BODY bit_test(struct vcpu *v, const struct insn *i, alu_function f, bool write)
         do {
             rflags = v->rflags;
             r = wide_only(f, &rflags, a, offset, size);
-        } while (!rmw_cas(v, &m, &a, r, size));
+        } while (!rmw_replace(v, &m, &a, r, size));
     } else {
         rmw_store(v, &m, wide_only(f, &rflags, a, offset, size), size);
     }

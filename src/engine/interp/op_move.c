@@ -65,7 +65,7 @@ BODY xchg_memory(struct vcpu *v, const struct insn *i, unsigned reg, unsigned si
 {
     struct rmw m = rmw_begin(v, i, size);
     uint64_t old = rmw_load(v, &m, size);
-    while (!rmw_cas(v, &m, &old, reg_read(v, reg, size), size))
+    while (!rmw_replace(v, &m, &old, reg_read(v, reg, size), size))
         ;
     reg_write(v, reg, old, size);
     return insn_next(v, i);
@@ -99,7 +99,7 @@ BODY xadd_mr(struct vcpu *v, const struct insn *i, unsigned size)
         do {
             rflags = v->rflags;
             r = alu_add(&rflags, a, reg_read(v, i->src, size), size);
-        } while (!rmw_cas(v, &m, &a, r, size));
+        } while (!rmw_replace(v, &m, &a, r, size));
     } else {
         rmw_store(v, &m, alu_add(&rflags, a, reg_read(v, i->src, size), size), size);
     }

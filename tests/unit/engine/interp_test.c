@@ -181,6 +181,30 @@ static void repeat_of_nothing_clears_upper_halves(void **state)
     assert_int_equal(v->gpr[RSI] | v->gpr[RDI], 0);
 }
 
+/* ---- memory ---- */
+
+static uint64_t counting_read(struct vcpu *v, enum bus_space space, uint64_t address, unsigned size)
+{
+    static uint64_t count;
+    return ++count;
+}
+
+static void nothing_written(struct vcpu *v, enum bus_space space, uint64_t address, uint64_t value,
+                            unsigned size)
+{
+}
+
+static void locked_access_to_a_counting_device_ends(void **state)
+{
+    static const struct gate_ops gate = {.read = counting_read, .write = nothing_written};
+    struct vcpu *v = g->v;
+    g->platform.gate = &gate;
+    guest_write(g, GUEST_PT + (DEVICE_PAGE >> 12) * 8, GUEST_RAM | 3, 8); /* no RAM there */
+    v->gpr[RBX] = DEVICE_PAGE;
+    assert_int_equal(RUN("\x87\x03\xf0\x01\x03\xf0\x0f\xc1\x03\xf0\x0f\xab\x03\xf4"), -1);
+    assert_in_range(v->gpr[RAX], 1, 4); /* XCHG, then LOCK ADD, XADD, BTS: one read each */
+}
+
 int main(void)
 {
 #define LONG(f) cmocka_unit_test_setup_teardown(f, setup_long, teardown)
@@ -191,6 +215,7 @@ int main(void)
         LONG(debug_registers_check_the_number_first),
         LONG(every_iteration_counts),
         LONG(repeat_of_nothing_clears_upper_halves),
+        LONG(locked_access_to_a_counting_device_ends),
     };
     return cmocka_run_group_tests_name("interp", tests, NULL, NULL);
 }
