@@ -226,11 +226,16 @@ static const struct console_events console_events = {
 
 static int start_threads(struct machine *m, struct error *e)
 {
+    static const int faults[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS};
     sigset_t all, old;
     int rc = 0;
 
+    /* Signals are the controller's, but for the faults of copied instructions: the kernel ends a
+     * process that blocks the signal of its own fault. */
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the controller's */
+    for (unsigned i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+        sigdelset(&all, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
     for (unsigned i = 0; i < m->pc.vcpu_count && rc == 0; i++) {
         m->threads[i] = (struct machine_thread){.machine = m, .vcpu = m->pc.vcpus[i]};
         rc = machine_thread_start(&m->threads[i], e);
