@@ -306,6 +306,8 @@ const struct insn *code_find(struct vcpu *v)
         if (v->rip > v->seg[SEG_CS].limit)
             x86_raise_gp0(v);
         linear = (uint32_t)(v->rip + v->seg[SEG_CS].base);
+    } else if (!x86_canonical(v, linear)) { /* ran off the end of the lower half (SDM 1 3.3.7.1) */
+        x86_raise_gp0(v);
     }
     const uint8_t *host = tlb_fetch_page(v, linear, &physical);
     if (host == NULL)
@@ -337,6 +339,8 @@ static unsigned fetch(struct vcpu *v, uint8_t *bytes, unsigned offset, unsigned 
         uint64_t physical;
         if (!v->code64)
             linear = (uint32_t)(linear + v->seg[SEG_CS].base);
+        else if (!x86_canonical(v, linear))
+            x86_raise_gp0(v);
         const uint8_t *host = tlb_fetch_page(v, linear, &physical);
         unsigned here = 4096 - (unsigned)(linear & 0xfff);
         if (here > n - k)
