@@ -218,6 +218,19 @@ static void note_large(struct tlb *t, uint64_t linear, uint64_t page_size)
     t->large_base = linear & mask;
 }
 
+static inline bool is_user(enum tlb_reach reach)
+{
+    return reach == REACH_USER || reach == REACH_USER_ALIGNED;
+}
+
+/* CR0.AM and RFLAGS.AC at CPL 3 (SDM 3A 6.15, #AC); before any page fault. */
+static inline void check_alignment(struct vcpu *v, enum tlb_reach reach, uint64_t linear,
+                                   unsigned size)
+{
+    if (X86_UNLIKELY(reach == REACH_USER_ALIGNED) && (linear & (size - 1)) != 0)
+        x86_raise_error(v, VECTOR_AC, 0);
+}
+
 /* Which tags the page may have under this reach: SDM 3A 4.6.1 once more, in tlb.h's terms. */
 static void fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, const struct mmu_page *p,
                  const struct target *target)
@@ -226,7 +239,7 @@ static void fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, const st
     struct tlb_entry *e = tlb_entry_of(t, reach, linear);
     uint64_t tag = tlb_tag(t, linear);
     uint8_t flags = atomic_load_explicit(target->flags, memory_order_relaxed);
-    bool user = reach == REACH_USER;
+    bool user = is_user(reach);
     bool read = user ? p->user : !p->user || reach == REACH_SUPERVISOR_AC || !(v->cr4 & CR4_SMAP);
     bool write = read && (p->writable || (!user && !(v->cr0 & CR0_WP)));
     bool fetch = !p->no_execute && (user ? p->user : !p->user || !(v->cr4 & CR4_SMEP));
@@ -255,7 +268,7 @@ static struct target resolve(struct vcpu *v, enum tlb_reach reach, uint64_t line
     uint32_t code;
 
     v->counters.tlb_misses++;
-    if (X86_UNLIKELY(!mmu_walk(v, linear, access, reach == REACH_USER, reach == REACH_SUPERVISOR_AC,
+    if (X86_UNLIKELY(!mmu_walk(v, linear, access, is_user(reach), reach == REACH_SUPERVISOR_AC,
                                &page, &code)))
         x86_raise_page_fault(v, linear, code);
     target.physical = page.physical;
@@ -264,7 +277,8 @@ static struct target resolve(struct vcpu *v, enum tlb_reach reach, uint64_t line
         if (access == MMU_WRITE && !(atomic_load_explicit(target.flags, memory_order_relaxed) &
                                      (MEM_PAGE_DIRTY | MEM_PAGE_ROM)))
             atomic_fetch_or(target.flags, MEM_PAGE_DIRTY);
-        fill(v, reach, linear, &page, &target);
+        if (X86_LIKELY(reach != REACH_USER_ALIGNED))
+            fill(v, reach, linear, &page, &target);
     }
     return target;
 }
@@ -353,6 +367,7 @@ static void write_target(struct vcpu *v, const struct target *t, unsigned offset
 uint64_t tlb_load_slow(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned size)
 {
     unsigned offset = linear & 0xfff;
+    check_alignment(v, reach, linear, size);
     if (X86_UNLIKELY(offset > MEM_PAGE_SIZE - size)) {
         uint64_t value = 0;
         tlb_read_bytes(v, reach, linear, &value, size);
@@ -369,6 +384,7 @@ void tlb_store_slow(struct vcpu *v, enum tlb_reach reach, uint64_t linear, uint6
                     unsigned size)
 {
     unsigned offset = linear & 0xfff;
+    check_alignment(v, reach, linear, size);
     if (X86_UNLIKELY(offset > MEM_PAGE_SIZE - size)) {
         tlb_write_bytes(v, reach, linear, &value, size);
         return;
@@ -433,6 +449,7 @@ void *tlb_pointer_rmw(struct vcpu *v, enum tlb_reach reach, uint64_t linear, uns
     const struct tlb_entry *e = tlb_entry_of(&v->tlb, reach, linear);
     unsigned offset = linear & 0xfff;
 
+    check_alignment(v, reach, linear, size);
     if (X86_UNLIKELY(offset > MEM_PAGE_SIZE - size))
         return NULL;
     v->tlb.rmw_flags = NULL;

@@ -25,7 +25,13 @@
 
 struct vcpu;
 
-enum tlb_reach { REACH_USER, REACH_SUPERVISOR, REACH_SUPERVISOR_AC, REACH_COUNT };
+enum tlb_reach {
+    REACH_USER,
+    REACH_SUPERVISOR,
+    REACH_SUPERVISOR_AC,
+    REACH_USER_ALIGNED, /* a user access under alignment checks: no entries, always the slow path */
+    REACH_COUNT
+};
 
 #define TLB_ENTRIES 1024u
 #define TLB_NONE    UINT64_MAX /* no page | asid is this: asid 0xfff is never used */
@@ -81,8 +87,9 @@ static inline uint64_t tlb_tag(const struct tlb *t, uint64_t linear)
     return (linear & ~(uint64_t)0xfff) | t->asid;
 }
 
-/* Slow paths; size is 1, 2, 4 or 8. They raise #PF, or #GP(0)/#SS(0) never (canonical and segment
- * checks are the caller's, done on the effective address). */
+/* Slow paths; size is 1, 2, 4 or 8. They raise #PF, and #AC under REACH_USER_ALIGNED as does
+ * tlb_pointer_rmw, but #GP(0)/#SS(0) never (canonical and segment checks are the caller's, done on
+ * the effective address). Operands by bytes have alignment rules of their own, the caller's. */
 uint64_t tlb_load_slow(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned size);
 void tlb_store_slow(struct vcpu *v, enum tlb_reach reach, uint64_t linear, uint64_t value,
                     unsigned size);

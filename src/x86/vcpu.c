@@ -94,7 +94,7 @@ void vcpu_update_mode(struct vcpu *v)
     v->long_mode = (v->efer & EFER_LMA) != 0;
     v->code64 = v->long_mode && (v->seg[SEG_CS].attributes & ATTR_L);
     if (v->cpl == 3)
-        v->reach = REACH_USER;
+        v->reach = (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC) ? REACH_USER_ALIGNED : REACH_USER;
     else if ((v->cr4 & CR4_SMAP) && !(v->rflags & FLAG_AC))
         v->reach = REACH_SUPERVISOR;
     else
