@@ -16,11 +16,15 @@
 #define CACHE_BYTES   (16u << 20)
 #define CACHE_RESERVE (2u << 20) /* what is left when the cache calls itself full */
 #define CACHE_BUCKETS 4096u
+/* What is done by hand takes no executable memory, so the number is bounded too. */
+#define CODES_MAX     65536u
+#define CODES_RESERVE 8192u
 
 struct copy_cache {
     pthread_mutex_t lock;
     struct exec_memory memory;
     struct copy_code *buckets[CACHE_BUCKETS];
+    unsigned codes;       /* in all buckets */
     struct vcpu *scratch; /* for trials */
 };
 
@@ -56,6 +60,7 @@ void copy_cache_clear(struct copy_cache *c)
             free(code);
         }
     }
+    c->codes = 0;
     exec_memory_clear(&c->memory);
     pthread_mutex_unlock(&c->lock);
 }
@@ -74,17 +79,26 @@ void copy_cache_destroy(struct copy_cache *c)
 bool copy_cache_full(struct copy_cache *c)
 {
     pthread_mutex_lock(&c->lock);
-    bool full = c->memory.size - c->memory.used < CACHE_RESERVE;
+    bool full =
+        c->memory.size - c->memory.used < CACHE_RESERVE || CODES_MAX - c->codes < CODES_RESERVE;
     pthread_mutex_unlock(&c->lock);
     return full;
+}
+
+/* SSE instructions that may touch no vector register: their source is memory. */
+static bool is_vector_to_integer(ZydisMnemonic m)
+{
+    return m == ZYDIS_MNEMONIC_CVTSS2SI || m == ZYDIS_MNEMONIC_CVTTSS2SI ||
+           m == ZYDIS_MNEMONIC_CVTSD2SI || m == ZYDIS_MNEMONIC_CVTTSD2SI;
 }
 
 /* Integer instructions outside VEX that are copied too: pure functions of registers, memory and
  * flags. */
 static bool is_integer(ZydisMnemonic m)
 {
-    return m == ZYDIS_MNEMONIC_POPCNT || m == ZYDIS_MNEMONIC_LZCNT || m == ZYDIS_MNEMONIC_TZCNT ||
-           m == ZYDIS_MNEMONIC_ADCX || m == ZYDIS_MNEMONIC_ADOX || m == ZYDIS_MNEMONIC_CRC32;
+    return m == ZYDIS_MNEMONIC_MOVNTI || m == ZYDIS_MNEMONIC_POPCNT || m == ZYDIS_MNEMONIC_LZCNT ||
+           m == ZYDIS_MNEMONIC_TZCNT || m == ZYDIS_MNEMONIC_ADCX || m == ZYDIS_MNEMONIC_ADOX ||
+           m == ZYDIS_MNEMONIC_CRC32;
 }
 
 static bool may_copy(const struct encode_plan *p, const ZydisDecodedInstruction *insn)
@@ -101,7 +115,8 @@ static bool may_copy(const struct encode_plan *p, const ZydisDecodedInstruction 
     }
     if (p->form != ENCODE_LEGACY)
         return p->vectors || p->mask_used || p->gprs;
-    return p->vectors || p->x87 || is_integer(insn->mnemonic);
+    return p->vectors || p->x87 || is_vector_to_integer(insn->mnemonic) ||
+           is_integer(insn->mnemonic);
 }
 
 /* FNINIT and the like look at no pending exception (SDM 1, 8.3.12). */
@@ -129,7 +144,7 @@ static uint8_t find_need(const struct encode_plan *p, const ZydisDecodedInstruct
         return NEED_EVEX;
     if (p->form == ENCODE_VEX)
         return p->vectors ? NEED_VEX : 0;
-    uint8_t need = p->vectors ? NEED_SSE : 0;
+    uint8_t need = p->vectors || is_vector_to_integer(insn->mnemonic) ? NEED_SSE : 0;
     if (p->x87 &&
         (insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 || insn->mnemonic == ZYDIS_MNEMONIC_FISTTP))
         need |= insn->mnemonic == ZYDIS_MNEMONIC_FWAIT ? NEED_FWAIT : NEED_X87;
@@ -297,7 +312,7 @@ static unsigned hash(const struct copy_key *k)
 
 static struct copy_code *make(struct copy_cache *c, const struct copy_key *k, copy_hand hand)
 {
-    struct copy_code *code = calloc(1, sizeof *code);
+    struct copy_code *code = c->codes < CODES_MAX ? calloc(1, sizeof *code) : NULL;
     if (!code)
         return NULL;
     code->key = *k;
@@ -341,6 +356,7 @@ const struct copy_code *copy_prepare(struct copy_cache *c, const ZydisDecodedIns
         if (code) {
             code->next = *bucket;
             *bucket = code;
+            c->codes++;
         }
     }
     pthread_mutex_unlock(&c->lock);

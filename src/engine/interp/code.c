@@ -10,6 +10,9 @@
  * takes effect at the next instruction. Other threads post the page and request the vCPU. Memory is
  * freed between instructions, when no handler holds a record.
  *
+ * The cache of copied instructions is bounded; when it calls itself full, all decoded pages go with
+ * it, also between instructions.
+ *
  * An instruction that crosses into the next page is not kept by page, for that page may be mapped
  * elsewhere tomorrow: its record compares the bytes each time.
  */
@@ -151,6 +154,24 @@ void code_page_post(struct interp *t, gpa_t page)
     vcpu_request(t->vcpu, VCPU_REQUEST_CODE);
 }
 
+/* After bind_handler: the cache of copies may have got full. What is being decoded still has room
+ * (copy.h), and no more than RUN_MAX records are decoded before the request is served. */
+static void request_room(struct interp *t)
+{
+    if (X86_UNLIKELY(copy_cache_full(t->vm->copies)))
+        vcpu_request(t->vcpu, VCPU_REQUEST_CODE);
+}
+
+/* Every decoded page goes, because its records hold prepared copies; then the copies can. That
+ * needs every vCPU of the VM at this place: with one, its own thread is the proof. */
+static void drop_copies(struct interp *t)
+{
+    kill_all(t);
+    free_dead(t->code);
+    copy_cache_clear(t->vm->copies);
+    t->code->uncached.insn[0] = (struct insn){0};
+}
+
 void code_reclaim(struct interp *t)
 {
     struct code_cache *c = t->code;
@@ -170,6 +191,8 @@ void code_reclaim(struct interp *t)
         code_page_written(t, GPA(pages[n]));
     vcpu_request_clear(t->vcpu, VCPU_REQUEST_CODE);
     free_dead(c);
+    if (copy_cache_full(t->vm->copies) && t->vm->vcpu_count == 1)
+        drop_copies(t);
 }
 
 static struct code_page *page_create(struct interp *t, uint64_t physical, enum insn_mode mode,
@@ -255,6 +278,7 @@ static bool decode_one(struct interp *t, struct code_page *p, const uint8_t *byt
     switch (insn_decode(&t->vm->decoder, p->mode, bytes, n, i, &full)) {
     case INSN_OK:
         i->exec = bind_handler(t->vm, i, &full, bytes);
+        request_room(t);
         return !ends_run(i);
     case INSN_PARTIAL: {
         struct crossing *c = calloc(1, sizeof(*c));
@@ -366,6 +390,7 @@ static void crossing_decode(struct vcpu *v, struct crossing *c, const uint8_t *b
     switch (insn_decode(&t->vm->decoder, insn_mode_of(v), bytes, n, i, &full)) {
     case INSN_OK:
         i->exec = bind_handler(t->vm, i, &full, bytes);
+        request_room(t);
         break;
     case INSN_TOO_LONG:
         *i = (struct insn){.exec = op_too_long};

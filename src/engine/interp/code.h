@@ -19,7 +19,8 @@ const struct insn *code_uncached(struct vcpu *v);
 void code_page_written(struct interp *t, gpa_t page);
 void code_page_post(struct interp *t, gpa_t page);
 
-/* Serves VCPU_REQUEST_CODE: takes what was posted, frees what is dead. Between instructions. */
+/* Serves VCPU_REQUEST_CODE: takes what was posted, frees what is dead, and makes room
+ * for copied instructions when their cache is full. Between instructions. */
 void code_reclaim(struct interp *t);
 
 #endif
