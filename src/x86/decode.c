@@ -215,6 +215,8 @@ void insn_decoder_init(struct insn_decoder *d, const struct cpuid_model *model)
         [INSN_MODE_64] = {ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64},
         [INSN_MODE_32] = {ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32},
         [INSN_MODE_16] = {ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16},
+        /* Not Zydis' real mode, to which SYSENTER (#GP there) and SLDT are unknown. */
+        [INSN_MODE_REAL] = {ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16},
     };
     static const struct {
         ZydisDecoderMode mode;
@@ -257,6 +259,9 @@ enum insn_status insn_decode(const struct insn_decoder *d, enum insn_mode mode,
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
         return INSN_TOO_LONG;
     if (!ZYAN_SUCCESS(status) || !offered(d, zi))
+        return INSN_INVALID;
+    if (mode == INSN_MODE_REAL && zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+        zi->encoding != ZYDIS_INSTRUCTION_ENCODING_3DNOW)
         return INSN_INVALID;
 
     *out = (struct insn){

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Delivery of exceptions and interrupts through the IDT (SDM 3A chapter 6; SDM 2A INT n), with
- * double and triple faults. The IDT, the TSS and the descriptors are the guest's. Real mode,
- * virtual-8086 mode and task gates are not supported. The vCPU's own thread. */
+ * double and triple faults; real mode's vector table is real.c's. The IDT, the TSS and the
+ * descriptors are the guest's. Virtual-8086 mode and task gates are not supported. The vCPU's own
+ * thread. */
 #include <setjmp.h>
 
 #include "x86/descriptor.h"
@@ -90,14 +91,23 @@ static void push_frame(struct vcpu *v, struct x86_stack *stack, const struct eve
         x86_stack_push(v, stack, event->error, size);
 }
 
+static void leave_shadow(struct vcpu *v)
+{
+    v->interrupt_shadow = false;
+    v->shadow_blocks_debug = false;
+}
+
 /* Raises, with nothing changed but accessed bits, or leaves the vCPU at the handler. */
 static void deliver(struct vcpu *v, const struct event *event)
 {
     uint32_t ext = event->source == SOURCE_SOFTWARE ? 0 : ERROR_EXT;
     struct x86_stack stack;
     struct x86_code code;
-    if (x86_real_mode(v))
-        x86_unsupported(v, "an interrupt or exception in real mode");
+    if (x86_real_mode(v)) {
+        x86_real_interrupt(v, event->vector, event->rflags, event->rip);
+        leave_shadow(v);
+        return;
+    }
     if (x86_virtual_8086(v))
         x86_unsupported(v, "an interrupt or exception in virtual-8086 mode");
 
@@ -128,8 +138,7 @@ static void deliver(struct vcpu *v, const struct event *event)
     v->rflags &= ~(uint64_t)(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM);
     if (gate.clears_if)
         v->rflags &= ~(uint64_t)FLAG_IF;
-    v->interrupt_shadow = false;
-    v->shadow_blocks_debug = false;
+    leave_shadow(v);
     vcpu_update_mode(v);
 }
 

@@ -126,6 +126,16 @@ void x86_code_commit(struct vcpu *v, const struct x86_code *c, unsigned cpl, uin
 uint64_t x86_segment_linear(struct vcpu *v, const struct x86_segment *s, bool is64, uint64_t offset,
                             unsigned size, bool write, uint8_t vector, uint32_t error);
 
+/* real.c: real mode, and what virtual-8086 mode has in common with it. */
+void x86_real_load(struct vcpu *v, enum x86_sreg sreg, uint16_t selector);
+void x86_real_jump(struct vcpu *v, uint16_t selector, uint64_t offset);
+void x86_real_call(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned size,
+                   uint64_t next_rip);
+void x86_real_return(struct vcpu *v, unsigned size, uint16_t pop_bytes);
+void x86_real_iret(struct vcpu *v, unsigned size);
+/* Real mode only: through the vector table, which has no error codes. */
+void x86_real_interrupt(struct vcpu *v, uint8_t vector, uint64_t flags, uint64_t next_rip);
+
 /* A stack of which pushes are kept until every check is done. */
 #define STACK_SLOTS 40 /* 31 parameters of a call gate, and the largest frame */
 struct x86_stack {

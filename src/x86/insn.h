@@ -55,7 +55,8 @@ enum insn_prefix {
     INSN_FAR = 1 << 4,      /* a far JMP, CALL or RET */
 };
 
-enum insn_mode { INSN_MODE_64, INSN_MODE_32, INSN_MODE_16, INSN_MODES };
+/* REAL: 16-bit code of real and virtual-8086 mode, which have no VEX and EVEX (SDM 2A 2.3.1). */
+enum insn_mode { INSN_MODE_64, INSN_MODE_32, INSN_MODE_16, INSN_MODE_REAL, INSN_MODES };
 
 struct insn;
 typedef const struct insn *(*insn_exec)(struct vcpu *v, const struct insn *i);
@@ -108,9 +109,7 @@ enum insn_status insn_decode(const struct insn_decoder *d, enum insn_mode mode,
 
 static inline enum insn_mode insn_mode_of(const struct vcpu *v)
 {
-    if (v->code64)
-        return INSN_MODE_64;
-    return (v->seg[SEG_CS].attributes & ATTR_DB) ? INSN_MODE_32 : INSN_MODE_16;
+    return (enum insn_mode)(v->code_key >> 1);
 }
 
 #endif

@@ -49,10 +49,10 @@ void x86_far_return(struct vcpu *v, unsigned size, uint16_t pop_bytes)
 {
     struct x86_stack stack, outer;
     struct x86_code code;
-    if (x86_real_mode(v))
-        x86_unsupported(v, "a far return in real mode");
-    if (x86_virtual_8086(v))
-        x86_unsupported(v, "a far return in virtual-8086 mode");
+    if (x86_real_mode(v) || x86_virtual_8086(v)) {
+        x86_real_return(v, size, pop_bytes);
+        return;
+    }
     x86_stack_current(v, &stack, 0);
     uint64_t rip = x86_stack_pop(v, &stack, size);
     uint16_t cs = x86_stack_pop_selector(v, &stack, size);
@@ -93,8 +93,10 @@ void x86_iret(struct vcpu *v, unsigned size)
 {
     struct x86_stack stack, outer;
     struct x86_code code;
-    if (x86_real_mode(v))
-        x86_unsupported(v, "IRET in real mode");
+    if (x86_real_mode(v)) {
+        x86_real_iret(v, size);
+        return;
+    }
     if (x86_virtual_8086(v))
         x86_unsupported(v, "IRET in virtual-8086 mode");
     v->nmi_blocked = false; /* even if this IRET faults (SDM 3C 27.2.3, "NMI unblocking") */

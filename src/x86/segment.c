@@ -5,16 +5,6 @@
 
 #include "x86/descriptor.h"
 
-/* Real and virtual-8086 mode: the limit stays (SDM 3B 20.1.1). */
-static void load_real(struct vcpu *v, enum x86_sreg sreg, uint16_t selector)
-{
-    struct x86_segment *s = &v->seg[sreg];
-    s->selector = selector;
-    s->base = (uint64_t)selector << 4;
-    s->attributes &= ~(ATTR_UNUSABLE | ATTR_TYPE | ATTR_DPL);
-    s->attributes |= ATTR_P | ATTR_S | TYPE_WRITABLE | TYPE_ACCESSED;
-}
-
 static void load_ss(struct vcpu *v, uint16_t selector)
 {
     struct x86_descriptor d;
@@ -61,7 +51,7 @@ static void load_data(struct vcpu *v, enum x86_sreg sreg, uint16_t selector)
 void x86_load_segment(struct vcpu *v, enum x86_sreg sreg, uint16_t selector)
 {
     if (x86_real_mode(v) || x86_virtual_8086(v))
-        load_real(v, sreg, selector);
+        x86_real_load(v, sreg, selector);
     else if (sreg == SEG_SS)
         load_ss(v, selector);
     else

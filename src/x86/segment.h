@@ -2,7 +2,7 @@
 /* Segmentation and control transfer by the manual (SDM 3A chapters 3, 5, 6, 7). All raise. Guest
  * memory is reached through the implicit or explicit reach as the manual says. Checks of mode and
  * CPL are inside (#UD, #GP(0)); rip and rflags are committed here, the caller only counts. What is
- * not supported (real and virtual-8086 mode, task switches) shuts the vCPU down and unwinds. */
+ * not supported (task switches, parts of virtual-8086 mode) shuts the vCPU down and unwinds. */
 #ifndef DOPPEL_X86_SEGMENT_H
 #define DOPPEL_X86_SEGMENT_H
 

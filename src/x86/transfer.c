@@ -63,15 +63,6 @@ static void check_same_ring(struct vcpu *v, const struct x86_code *c, unsigned r
         x86_raise_selector(v, VECTOR_GP, c->descriptor.selector, 0);
 }
 
-static void jump_real(struct vcpu *v, uint16_t selector, uint64_t offset)
-{
-    if (offset > v->seg[SEG_CS].limit)
-        x86_raise_gp0(v);
-    v->seg[SEG_CS].selector = selector;
-    v->seg[SEG_CS].base = (uint64_t)selector << 4;
-    v->rip = offset;
-}
-
 /* Null and out-of-table selectors raise; true = a code segment (or data: x86_code_read raises). */
 static bool target_is_segment(struct vcpu *v, uint16_t selector, struct x86_descriptor *d)
 {
@@ -87,10 +78,8 @@ void x86_far_jump(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned s
     struct x86_descriptor d;
     struct x86_code code;
     offset = truncate_offset(offset, size);
-    if (x86_virtual_8086(v))
-        x86_unsupported(v, "a far jump in virtual-8086 mode");
-    if (x86_real_mode(v)) {
-        jump_real(v, selector, offset);
+    if (x86_real_mode(v) || x86_virtual_8086(v)) {
+        x86_real_jump(v, selector, offset);
         return;
     }
     if (target_is_segment(v, selector, &d)) {
@@ -158,10 +147,10 @@ void x86_far_call(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned s
 {
     struct x86_descriptor d;
     struct x86_code code;
-    if (x86_real_mode(v))
-        x86_unsupported(v, "a far call in real mode");
-    if (x86_virtual_8086(v))
-        x86_unsupported(v, "a far call in virtual-8086 mode");
+    if (x86_real_mode(v) || x86_virtual_8086(v)) {
+        x86_real_call(v, selector, truncate_offset(offset, size), size, next_rip);
+        return;
+    }
     if (target_is_segment(v, selector, &d)) {
         x86_code_read(v, selector, 0, &code);
         check_same_ring(v, &code, selector & 3);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "x86/cpuid.h"
+#include "x86/insn.h"
 
 #define PAT_RESET 0x0007040600070406ull /* SDM 3A 11.12.4 */
 /* Fast strings; BTS and PEBS unavailable (SDM 4, IA32_MISC_ENABLE) */
@@ -89,10 +90,25 @@ void vcpu_init_signal(struct vcpu *v)
     tlb_flush_all(v);
 }
 
+static enum insn_mode code_mode(const struct vcpu *v)
+{
+    if (v->code64)
+        return INSN_MODE_64;
+    if (v->seg[SEG_CS].attributes & ATTR_DB)
+        return INSN_MODE_32;
+    return (v->cr0 & CR0_PE) && !(v->rflags & FLAG_VM) ? INSN_MODE_16 : INSN_MODE_REAL;
+}
+
 void vcpu_update_mode(struct vcpu *v)
 {
     v->long_mode = (v->efer & EFER_LMA) != 0;
     v->code64 = v->long_mode && (v->seg[SEG_CS].attributes & ATTR_L);
+    v->code_base = v->code64 ? 0 : v->seg[SEG_CS].base;
+    if (!v->code64 && v->code_limit != v->seg[SEG_CS].limit) {
+        v->code_limit = v->seg[SEG_CS].limit;
+        v->tlb.fetch_generation++; /* what was found was checked against the old limit */
+    }
+    v->code_key = (uint8_t)((v->cpl == 3) | code_mode(v) << 1);
     if (v->cpl == 3)
         v->reach = (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC) ? REACH_USER_ALIGNED : REACH_USER;
     else if ((v->cr4 & CR4_SMAP) && !(v->rflags & FLAG_AC))

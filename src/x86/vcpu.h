@@ -130,11 +130,14 @@ struct vcpu {
     uint64_t rip;  /* of the instruction being executed, until it completes */
     uint64_t zero; /* always 0: the absent base or index of a memory operand (insn.h) */
     uint64_t rflags;
+    uint64_t code_base;  /* CS.base; 0 in 64-bit mode; vcpu_update_mode */
+    uint32_t code_limit; /* CS.limit outside 64-bit mode, as it was last */
     struct x86_segment seg[SEG_COUNT];
     uint8_t cpl;
     uint8_t reach;              /* enum tlb_reach of explicit data accesses; vcpu_update_mode */
     bool long_mode;             /* EFER.LMA */
     bool code64;                /* LMA and CS.L */
+    uint8_t code_key;           /* what decoding depends on: CPL is 3, enum insn_mode << 1 */
     bool interrupt_shadow;      /* after STI or MOV/POP SS, until the next instruction has run */
     bool shadow_blocks_debug;   /* the shadow is of MOV/POP SS: #DB is held too (SDM 3A 6.8.3) */
     bool nmi_blocked;           /* until IRET */
@@ -195,8 +198,8 @@ extern const struct field_table vcpu_state; /* saves all architectural state abo
 void vcpu_reset(struct vcpu *v);
 void vcpu_init_signal(struct vcpu *v);
 
-/* Recomputes what is derived from CR0, CR4, EFER, CS, SS, RFLAGS.AC: long_mode, code64, reach.
- * To be called after any of them changed. */
+/* Recomputes what is derived from CR0, CR4, EFER, CS, SS, RFLAGS.AC and VM: long_mode, code64,
+ * code_key, code_base, code_limit, reach. To be called after any of them changed. */
 void vcpu_update_mode(struct vcpu *v);
 
 /* Any thread: sets bits and wakes the vCPU if it sleeps in vcpu_wait. */

@@ -14,7 +14,8 @@
  * it, also between instructions.
  *
  * An instruction that crosses into the next page is not kept by page, for that page may be mapped
- * elsewhere tomorrow: its record compares the bytes each time.
+ * elsewhere tomorrow: its record compares the bytes each time. Nor is anything kept of the page in
+ * which the limit of CS lies: there each instruction is checked against it as it is fetched.
  */
 #include "engine/interp/code.h"
 
@@ -326,15 +327,17 @@ const struct insn *code_find(struct vcpu *v)
     struct interp *t = v->engine_state;
     uint64_t linear = v->rip, physical;
 
+    bool limited = false;
     if (!v->code64) {
         if (v->rip > v->seg[SEG_CS].limit)
             x86_raise_gp0(v);
-        linear = (uint32_t)(v->rip + v->seg[SEG_CS].base);
+        linear = (uint32_t)(v->rip + v->code_base);
+        limited = v->rip + (~linear & 0xfff) > v->seg[SEG_CS].limit;
     } else if (!x86_canonical(v, linear)) { /* ran off the end of the lower half (SDM 1 3.3.7.1) */
         x86_raise_gp0(v);
     }
     const uint8_t *host = tlb_fetch_page(v, linear, &physical);
-    if (host == NULL)
+    if (host == NULL || limited)
         return code_uncached(v);
     struct code_page *p = page_find(t, physical, insn_mode_of(v), host);
     unsigned offset = linear & 0xfff;
@@ -349,8 +352,9 @@ const struct insn *code_find(struct vcpu *v)
     }
     if (i == NULL)
         return code_uncached(v); /* no memory for records */
-    struct jump_entry *e = jump_entry_of(t, v->rip);
-    *e = (struct jump_entry){.rip = v->rip, .context = code_context(v, t), .insn = i};
+    struct jump_entry *e = jump_entry_of(t, v->rip + v->code_base);
+    *e = (struct jump_entry){
+        .linear = v->rip + v->code_base, .context = code_context(v, t), .insn = i};
     return i;
 }
 
@@ -362,7 +366,7 @@ static unsigned fetch(struct vcpu *v, uint8_t *bytes, unsigned offset, unsigned 
         uint64_t linear = v->rip + k;
         uint64_t physical;
         if (!v->code64)
-            linear = (uint32_t)(linear + v->seg[SEG_CS].base);
+            linear = (uint32_t)(linear + v->code_base);
         else if (!x86_canonical(v, linear))
             x86_raise_gp0(v);
         const uint8_t *host = tlb_fetch_page(v, linear, &physical);
@@ -393,6 +397,7 @@ static void crossing_decode(struct vcpu *v, struct crossing *c, const uint8_t *b
         request_room(t);
         break;
     case INSN_TOO_LONG:
+    case INSN_PARTIAL: /* it goes on beyond the limit of CS: #GP(0) too */
         *i = (struct insn){.exec = op_too_long};
         break;
     default:
@@ -401,21 +406,28 @@ static void crossing_decode(struct vcpu *v, struct crossing *c, const uint8_t *b
     }
 }
 
+/* Bytes from RIP to the limit of CS, as far as an instruction may reach. */
+static unsigned within_limit(struct vcpu *v)
+{
+    uint64_t left = v->code64 ? INSN_LENGTH_MAX : v->seg[SEG_CS].limit - v->rip + 1;
+    return left < INSN_LENGTH_MAX ? (unsigned)left : INSN_LENGTH_MAX;
+}
+
 /* First with the first page's bytes only: the next page is not touched unless it is needed. */
 static void crossing_prepare(struct vcpu *v, struct crossing *c)
 {
     uint8_t bytes[INSN_LENGTH_MAX];
     struct insn probe;
     struct insn_full full;
-    uint64_t linear = v->code64 ? v->rip : v->rip + v->seg[SEG_CS].base;
-    unsigned n = 4096 - (unsigned)(linear & 0xfff);
+    uint64_t linear = v->rip + v->code_base;
+    unsigned n = 4096 - (unsigned)(linear & 0xfff), most = within_limit(v);
 
-    if (n > INSN_LENGTH_MAX)
-        n = INSN_LENGTH_MAX;
+    if (n > most)
+        n = most;
     fetch(v, bytes, 0, n);
     const struct interp *t = v->engine_state;
     if (insn_decode(&t->vm->decoder, insn_mode_of(v), bytes, n, &probe, &full) == INSN_PARTIAL)
-        n = fetch(v, bytes, n, INSN_LENGTH_MAX);
+        n = fetch(v, bytes, n, most);
     if (c->insn[0].exec != NULL && c->insn[0].length != 0 && c->insn[0].length <= n &&
         memcmp(c->bytes, bytes, c->insn[0].length) == 0)
         return;

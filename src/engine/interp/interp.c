@@ -25,7 +25,7 @@
 static uint64_t instruction_breakpoint(const struct vcpu *v)
 {
     uint64_t hit = 0;
-    uint64_t linear = v->code64 ? v->rip : (uint32_t)(v->rip + v->seg[SEG_CS].base);
+    uint64_t linear = v->code64 ? v->rip : (uint32_t)(v->rip + v->code_base);
     for (unsigned n = 0; n < 4; n++) {
         bool enabled = (v->dr7 >> (2 * n)) & 3;
         if (enabled && ((v->dr7 >> (16 + 4 * n)) & 3) == 0 && v->dr[n] == linear)

@@ -34,8 +34,8 @@ struct interp_vm {
 #define JUMP_CACHE_SIZE 4096u
 
 struct jump_entry {
-    uint64_t rip;
-    uint64_t context; /* what else the translation of rip depends on; see code_context */
+    uint64_t linear;  /* RIP + v->code_base, not wrapped */
+    uint64_t context; /* what else the translation of it depends on; see code_context */
     const struct insn *insn;
 };
 
@@ -58,22 +58,21 @@ struct interp {
  * their sum is new after any change) and the mode. */
 static inline uint64_t code_context(const struct vcpu *v, const struct interp *t)
 {
-    return (v->tlb.fetch_generation + t->code_generation) << 3 |
-           (uint64_t)((v->cpl == 3) | v->code64 << 1 |
-                      ((v->seg[SEG_CS].attributes & ATTR_DB) != 0) << 2);
+    return (v->tlb.fetch_generation + t->code_generation) << 3 | v->code_key;
 }
 
-static inline struct jump_entry *jump_entry_of(struct interp *t, uint64_t rip)
+static inline struct jump_entry *jump_entry_of(struct interp *t, uint64_t linear)
 {
-    return &t->jumps[(rip ^ (rip >> 12)) & (JUMP_CACHE_SIZE - 1)];
+    return &t->jumps[(linear ^ (linear >> 12)) & (JUMP_CACHE_SIZE - 1)];
 }
 
 /* The record at v->rip if it is at hand, else NULL. */
 static inline const struct insn *code_known(struct vcpu *v)
 {
     struct interp *t = v->engine_state;
-    const struct jump_entry *e = jump_entry_of(t, v->rip);
-    return X86_LIKELY(e->rip == v->rip && e->context == code_context(v, t)) ? e->insn : NULL;
+    uint64_t linear = v->rip + v->code_base;
+    const struct jump_entry *e = jump_entry_of(t, linear);
+    return X86_LIKELY(e->linear == linear && e->context == code_context(v, t)) ? e->insn : NULL;
 }
 
 /* Continue at v->rip, which the handler has just set; polls the requests. */

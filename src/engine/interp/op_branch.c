@@ -22,10 +22,12 @@ checked_target(struct vcpu *v, const struct insn *i, uint64_t target)
     return target;
 }
 
+/* Links are made and used only where the segment begins at a page: elsewhere the same record may
+ * lead to another page, or wrap at 64 KiB. */
 static const struct insn *link_within_page(struct vcpu *v, const struct insn *i, uint64_t from)
 {
     const struct insn *next = code_continue(v);
-    if (next != NULL && ((from ^ v->rip) & ~(uint64_t)0xfff) == 0)
+    if (next != NULL && !(v->code_base & 0xfff) && ((from ^ v->rip) & ~(uint64_t)0xfff) == 0)
         ((struct insn *)i)->link = next; /* the record is ours; only handlers see it as const */
     return next;
 }
@@ -36,7 +38,7 @@ static inline __attribute__((always_inline)) const struct insn *jump_relative(st
 {
     uint64_t from = v->rip;
     v->rip = checked_target(v, i, from + i->length + i->imm);
-    if (X86_LIKELY(i->link != NULL && vcpu_requests(v) == 0))
+    if (X86_LIKELY(i->link != NULL && vcpu_requests(v) == 0) && !(v->code_base & 0xfff))
         return i->link;
     return link_within_page(v, i, from);
 }

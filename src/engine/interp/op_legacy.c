@@ -107,6 +107,8 @@ static const struct insn *bound(struct vcpu *v, const struct insn *i)
 static const struct insn *arpl(struct vcpu *v, const struct insn *i)
 {
     bool memory = i->form == FORM_MR;
+    if (!(v->cr0 & CR0_PE) || (v->rflags & FLAG_VM))
+        x86_raise(v, VECTOR_UD);
     struct rmw m = {0};
     if (memory)
         m = rmw_begin(v, i, 2);

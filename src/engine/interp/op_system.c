@@ -18,6 +18,13 @@ static void check_umip(struct vcpu *v)
         x86_raise_gp0(v);
 }
 
+/* LLDT, LTR, SLDT, STR, LAR, LSL, VERR, VERW. */
+static void require_protected(struct vcpu *v)
+{
+    if (!(v->cr0 & CR0_PE) || (v->rflags & FLAG_VM))
+        x86_raise(v, VECTOR_UD);
+}
+
 static unsigned iopl(const struct vcpu *v)
 {
     return (v->rflags >> 12) & 3;
@@ -282,6 +289,8 @@ static const struct insn *load_table(struct vcpu *v, const struct insn *i)
 /* SLDT, STR, SMSW: to a register of the operand size, to memory always 16 bits. */
 static const struct insn *store_word(struct vcpu *v, const struct insn *i)
 {
+    if (i->op != ZYDIS_MNEMONIC_SMSW)
+        require_protected(v);
     check_umip(v);
     uint64_t value = i->op == ZYDIS_MNEMONIC_SLDT  ? v->seg[SEG_LDTR].selector
                      : i->op == ZYDIS_MNEMONIC_STR ? v->seg[SEG_TR].selector
@@ -304,6 +313,7 @@ static uint16_t word_operand(struct vcpu *v, const struct insn *i)
 
 static const struct insn *load_system_segment(struct vcpu *v, const struct insn *i)
 {
+    require_protected(v);
     require_cpl0(v);
     uint16_t selector = word_operand(v, i);
     if (i->op == ZYDIS_MNEMONIC_LLDT)
@@ -322,6 +332,7 @@ static const struct insn *lmsw(struct vcpu *v, const struct insn *i)
 
 static const struct insn *lar_lsl(struct vcpu *v, const struct insn *i)
 {
+    require_protected(v);
     uint16_t selector = word_operand(v, i);
     uint32_t value = 0;
     bool seen =
@@ -337,6 +348,7 @@ static const struct insn *lar_lsl(struct vcpu *v, const struct insn *i)
 
 static const struct insn *verify(struct vcpu *v, const struct insn *i)
 {
+    require_protected(v);
     if (x86_verify(v, word_operand(v, i), i->op == ZYDIS_MNEMONIC_VERW))
         v->rflags |= FLAG_ZF;
     else

@@ -419,11 +419,6 @@ static void test_unsupported(void **state)
     x86_deliver_interrupt(v, VECTOR);
     assert_int_equal(v->activity, VCPU_SHUTDOWN);
     assert_string_equal(v->unsupported, "an interrupt through a task gate");
-    v->activity = VCPU_ACTIVE;
-    v->cr0 &= ~(uint64_t)CR0_PE;
-    x86_deliver_interrupt(v, VECTOR);
-    assert_int_equal(v->activity, VCPU_SHUTDOWN);
-    assert_string_equal(v->unsupported, "an interrupt or exception in real mode");
 }
 
 #define LONG(f)      cmocka_unit_test_setup_teardown(f, guest_setup_long, guest_teardown)
