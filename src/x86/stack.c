@@ -121,8 +121,11 @@ void x86_stack_skip(struct x86_stack *s, uint64_t bytes)
 
 void x86_stack_prepare(struct vcpu *v, const struct x86_stack *s)
 {
-    for (unsigned i = 0; i < s->count; i++)
-        tlb_probe(v, (enum tlb_reach)s->reach, s->slots[i].address, s->slots[i].size, true);
+    enum tlb_reach reach = (enum tlb_reach)s->reach;
+    for (unsigned i = 0; i < s->count; i++) {
+        tlb_check_alignment(v, reach, s->slots[i].address, s->slots[i].size);
+        tlb_probe(v, reach, s->slots[i].address, s->slots[i].size, true);
+    }
     if (s->loaded)
         x86_descriptor_mark(v, &s->descriptor, TYPE_ACCESSED);
 }

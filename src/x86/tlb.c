@@ -223,14 +223,6 @@ static inline bool is_user(enum tlb_reach reach)
     return reach == REACH_USER || reach == REACH_USER_ALIGNED;
 }
 
-/* CR0.AM and RFLAGS.AC at CPL 3 (SDM 3A 6.15, #AC); before any page fault. */
-static inline void check_alignment(struct vcpu *v, enum tlb_reach reach, uint64_t linear,
-                                   unsigned size)
-{
-    if (X86_UNLIKELY(reach == REACH_USER_ALIGNED) && (linear & (size - 1)) != 0)
-        x86_raise_error(v, VECTOR_AC, 0);
-}
-
 /* Which tags the page may have under this reach: SDM 3A 4.6.1 once more, in tlb.h's terms. */
 static void fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, const struct mmu_page *p,
                  const struct target *target)
@@ -364,10 +356,16 @@ static void write_target(struct vcpu *v, const struct target *t, unsigned offset
     }
 }
 
+void tlb_check_alignment(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned alignment)
+{
+    if (X86_UNLIKELY(reach == REACH_USER_ALIGNED) && (linear & (alignment - 1)) != 0)
+        x86_raise_error(v, VECTOR_AC, 0);
+}
+
 uint64_t tlb_load_slow(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned size)
 {
     unsigned offset = linear & 0xfff;
-    check_alignment(v, reach, linear, size);
+    tlb_check_alignment(v, reach, linear, size);
     if (X86_UNLIKELY(offset > MEM_PAGE_SIZE - size)) {
         uint64_t value = 0;
         tlb_read_bytes(v, reach, linear, &value, size);
@@ -384,7 +382,7 @@ void tlb_store_slow(struct vcpu *v, enum tlb_reach reach, uint64_t linear, uint6
                     unsigned size)
 {
     unsigned offset = linear & 0xfff;
-    check_alignment(v, reach, linear, size);
+    tlb_check_alignment(v, reach, linear, size);
     if (X86_UNLIKELY(offset > MEM_PAGE_SIZE - size)) {
         tlb_write_bytes(v, reach, linear, &value, size);
         return;
@@ -449,7 +447,7 @@ void *tlb_pointer_rmw(struct vcpu *v, enum tlb_reach reach, uint64_t linear, uns
     const struct tlb_entry *e = tlb_entry_of(&v->tlb, reach, linear);
     unsigned offset = linear & 0xfff;
 
-    check_alignment(v, reach, linear, size);
+    tlb_check_alignment(v, reach, linear, size);
     if (X86_UNLIKELY(offset > MEM_PAGE_SIZE - size))
         return NULL;
     v->tlb.rmw_flags = NULL;

@@ -87,9 +87,14 @@ static inline uint64_t tlb_tag(const struct tlb *t, uint64_t linear)
     return (linear & ~(uint64_t)0xfff) | t->asid;
 }
 
+/* #AC(0) under REACH_USER_ALIGNED when linear is not a multiple of alignment, a power of two
+ * (SDM 3A 6.15). To be called before the access: #AC comes before #PF on Intel's processors. */
+void tlb_check_alignment(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned alignment);
+
 /* Slow paths; size is 1, 2, 4 or 8. They raise #PF, and #AC under REACH_USER_ALIGNED as does
  * tlb_pointer_rmw, but #GP(0)/#SS(0) never (canonical and segment checks are the caller's, done on
- * the effective address). Operands by bytes have alignment rules of their own, the caller's. */
+ * the effective address). Operands by bytes and probes have alignment rules of their own, the
+ * caller's. */
 uint64_t tlb_load_slow(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned size);
 void tlb_store_slow(struct vcpu *v, enum tlb_reach reach, uint64_t linear, uint64_t value,
                     unsigned size);

@@ -23,10 +23,21 @@ void interp_store_slow(struct vcpu *v, unsigned seg, uint64_t linear, uint64_t v
     tlb_store_slow(v, (enum tlb_reach)v->reach, linear, value, size);
 }
 
+/* SDM 3A table 6-7: a far pointer as its offset's size; a pseudo-descriptor (SGDT, SIDT) belongs at
+ * an odd word (SDM 3A 3.5.1), where its limit and base are aligned. INVPCID's is privileged. */
+static void check_alignment(struct vcpu *v, uint64_t linear, unsigned n, bool pseudo_descriptor)
+{
+    if (pseudo_descriptor)
+        tlb_check_alignment(v, (enum tlb_reach)v->reach, linear + 2, 4);
+    else if (n <= 10)
+        tlb_check_alignment(v, (enum tlb_reach)v->reach, linear, n - 2);
+}
+
 void mem_read_bytes(struct vcpu *v, unsigned seg, uint64_t offset, void *out, unsigned n)
 {
     uint64_t linear = segment_linear(v, seg, offset, n, false);
     check_canonical(v, seg, linear, n);
+    check_alignment(v, linear, n, false);
     tlb_read_bytes(v, (enum tlb_reach)v->reach, linear, out, n);
 }
 
@@ -34,6 +45,7 @@ void mem_write_bytes(struct vcpu *v, unsigned seg, uint64_t offset, const void *
 {
     uint64_t linear = segment_linear(v, seg, offset, n, true);
     check_canonical(v, seg, linear, n);
+    check_alignment(v, linear, n, true);
     tlb_write_bytes(v, (enum tlb_reach)v->reach, linear, bytes, n);
 }
 

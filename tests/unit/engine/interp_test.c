@@ -44,6 +44,11 @@ static int setup_long(void **state)
     return setup(state, guest_setup_long);
 }
 
+static int setup_protected(void **state)
+{
+    return setup(state, guest_setup_protected);
+}
+
 static int teardown(void **state)
 {
     engine_interp.vcpu_fini(g->v);
@@ -205,9 +210,148 @@ static void locked_access_to_a_counting_device_ends(void **state)
     assert_in_range(v->gpr[RAX], 1, 4); /* XCHG, then LOCK ADD, XADD, BTS: one read each */
 }
 
+#define RUN_ALIGNED(bytes) run_aligned(bytes, sizeof(bytes) - 1)
+
+/* At CPL 3 with AC; a whole run ends by INT 80h. */
+static int run_aligned(const char *bytes, unsigned n)
+{
+    code_at(CODE + n, "\xcd\x80", 2);
+    guest_ring(g, 3, 64);
+    g->v->rflags |= FLAG_AC;
+    vcpu_update_mode(g->v);
+    return run_at(CODE, bytes, n);
+}
+
+static void misaligned_user_accesses_raise_ac(void **state)
+{
+    struct vcpu *v = g->v;
+    v->cr4 |= CR4_OSFXSR;
+    v->gpr[RSI] = v->gpr[RDI] = DATA + 1;
+    assert_int_equal(RUN_ALIGNED("\x8b\x06"), 0x80); /* CR0.AM is clear */
+    v->cr0 |= CR0_AM;
+    assert_int_equal(RUN_ALIGNED("\x8b\x06"), VECTOR_AC); /* MOV EAX, [RSI] */
+    assert_int_equal(frame(0), 0);
+    assert_int_equal(RUN_ALIGNED("\x8a\x06"), 0x80);              /* MOV AL */
+    assert_int_equal(RUN_ALIGNED("\x66\x89\x06"), VECTOR_AC);     /* MOV [RSI], AX */
+    assert_int_equal(RUN_ALIGNED("\x01\x06"), VECTOR_AC);         /* ADD [RSI], EAX */
+    assert_int_equal(RUN_ALIGNED("\xf0\x0f\xb1\x06"), VECTOR_AC); /* LOCK CMPXCHG */
+    assert_int_equal(RUN_ALIGNED("\xa5"), VECTOR_AC);             /* MOVSD */
+    assert_int_equal(RUN_ALIGNED("\xdd\x06"), VECTOR_AC);         /* FLD m64 */
+    assert_int_equal(RUN_ALIGNED("\x0f\x10\x06"), 0x80);          /* MOVUPS */
+    assert_int_equal(RUN_ALIGNED("\x0f\x01\x06"), VECTOR_AC);     /* SGDT */
+    v->gpr[RSI] = DATA + 2;
+    assert_int_equal(RUN_ALIGNED("\x0f\x01\x06"), 0x80);
+    assert_int_equal(RUN_ALIGNED("\x0f\xb5\x06"), VECTOR_AC);         /* LGS EAX, m16:32 */
+    assert_int_equal(RUN_ALIGNED("\x48\x83\xec\x04\x50"), VECTOR_AC); /* SUB RSP, 4; PUSH RAX */
+    guest_set_page(g, DATA + 0x1000, 0);
+    v->gpr[RSI] = DATA + 0xffe;
+    assert_int_equal(RUN_ALIGNED("\x8b\x06"), VECTOR_AC); /* and not #PF, as on Intel's */
+    v->gpr[RSI] = DATA + 0x1000;
+    assert_int_equal(RUN_ALIGNED("\x8b\x06"), VECTOR_PF);
+    assert_int_equal(v->fault.error, PF_USER);
+}
+
+/* A far call in ring 3 pushes nothing before it knows that all pushes are aligned. */
+static void misaligned_far_call_changes_nothing(void **state)
+{
+    struct vcpu *v = g->v;
+    v->cr0 |= CR0_AM;
+    v->gpr[RSI] = DATA;
+    guest_write(g, DATA, CODE, 4);
+    guest_write(g, DATA + 4, SEL_USER_CODE64 | 3, 2);
+    guest_write(g, GUEST_USER - 8, 0, 8);
+    assert_int_equal(RUN_ALIGNED("\x48\x83\xec\x02\xff\x1e"), VECTOR_AC); /* CALL [RSI] */
+    assert_int_equal(guest_read(g, GUEST_USER - 8, 8), 0);
+}
+
+/* ---- code ---- */
+
+static void execution_does_not_leave_the_lower_half(void **state)
+{
+    struct vcpu *v = g->v;
+    guest_write(g, GUEST_PML4 + 255 * 8, (GUEST_PML4 + 0x1000) | 7, 8);
+    guest_write(g, GUEST_PML4 + 256 * 8, (GUEST_PML4 + 0x1000) | 7, 8);
+    guest_write(g, GUEST_PML4 + 0x1000 + 511 * 8, (GUEST_PML4 + 0x2000) | 7, 8);
+    guest_write(g, GUEST_PML4 + 0x2000 + 511 * 8, GUEST_PT | 7, 8);
+    guest_write(g, GUEST_PT + 511 * 8, CODE | 7, 8);
+    tlb_flush_all(v);
+    code_at(CODE + 0xffe, "\x90\x90", 2);
+    v->rip = 0x7ffffffffffe;
+    assert_int_equal(go(), VECTOR_GP);
+    assert_int_equal(frame(1), 0x800000000000);
+    code_at(CODE + 0xffe, "\x66\x05", 2); /* ADD AX, imm16: its end is not canonical */
+    v->rip = 0x7ffffffffffe;
+    assert_int_equal(go(), VECTOR_GP);
+    assert_int_equal(frame(1), 0x7ffffffffffe);
+}
+
+static void code_segment(uint32_t base, uint32_t limit)
+{
+    uint32_t attributes = 0x9b | ATTR_DB | (limit == UINT32_MAX ? ATTR_G : 0);
+    guest_set_gdt(g, SEL_FREE, guest_descriptor(base, limit & 0xfffff, attributes));
+    g->v->seg[SEG_CS] = (struct x86_segment){SEL_FREE, attributes, limit, base};
+    vcpu_update_mode(g->v);
+}
+
+static void equal_offsets_in_two_segments_differ(void **state)
+{
+    code_segment(0x10000, UINT32_MAX);
+    guest_ring(g, 0, 32);
+    code_at(CODE + 0x10000, "\xf4", 1);
+    assert_int_equal(RUN("\xea\x00\x00\x04\x00\x60\x00"), -1); /* JMP SEL_FREE:CODE */
+    assert_int_equal(g->v->rip, CODE + 1);
+    assert_int_equal(g->v->seg[SEG_CS].selector, SEL_FREE);
+}
+
+static void a_jump_over_a_page_that_offsets_do_not_show_is_not_linked(void **state)
+{
+    for (unsigned round = 0; round < 3; round++) {
+        code_segment(0x800, UINT32_MAX);
+        code_at(CODE + 0x800, "\xe9\xfb\x08\x00\x00", 5); /* to CODE + 0x900 in this segment */
+        for (unsigned again = 0; again < 3; again++) {
+            code_at(CODE + 0x1100 + round, "\x90\xf4", 2);
+            code_segment(0x800, UINT32_MAX);
+            g->v->rip = CODE;
+            assert_int_equal(go(), -1);
+            assert_int_equal(g->v->rip, CODE + 0x902 + round);
+        }
+    }
+}
+
+static void instructions_end_at_the_limit(void **state)
+{
+    static const char nops[] = "\x90\x90\x90\x90\x90\x90\x90\x90";
+    code_at(CODE, nops, 8);
+    code_segment(0, CODE + 3);
+    g->v->rip = CODE;
+    assert_int_equal(go(), VECTOR_GP);
+    assert_int_equal(guest_read(g, g->v->gpr[RSP] + 4, 4), CODE + 4);
+
+    guest_ring(g, 0, 32);
+    code_at(CODE, "\xb8\x90\x90\x90\x90", 5); /* MOV EAX, imm32 */
+    code_segment(0, CODE + 3);
+    g->v->rip = CODE;
+    assert_int_equal(go(), VECTOR_GP);
+    assert_int_equal(guest_read(g, g->v->gpr[RSP] + 4, 4), CODE);
+
+    guest_ring(g, 0, 32);
+    code_at(CODE + 0xffe, "\xb8\x90\x90\x90\x90", 5); /* over a page's end */
+    code_segment(0, CODE + 0x1001);
+    g->v->rip = CODE + 0xffe;
+    assert_int_equal(go(), VECTOR_GP);
+    assert_int_equal(guest_read(g, g->v->gpr[RSP] + 4, 4), CODE + 0xffe);
+    guest_ring(g, 0, 32);
+    code_segment(0, CODE + 0x1003);
+    code_at(CODE + 0x1003, "\xf4", 1);
+    g->v->rip = CODE + 0xffe;
+    assert_int_equal(go(), -1);
+    assert_int_equal(g->v->gpr[RAX], 0x90909090);
+}
+
 int main(void)
 {
-#define LONG(f) cmocka_unit_test_setup_teardown(f, setup_long, teardown)
+#define LONG(f)      cmocka_unit_test_setup_teardown(f, setup_long, teardown)
+#define PROTECTED(f) cmocka_unit_test_setup_teardown(f, setup_protected, teardown)
     const struct CMUnitTest tests[] = {
         LONG(breakpoint_met_before_a_fault_is_forgotten),
         LONG(single_step),
@@ -216,6 +360,12 @@ int main(void)
         LONG(every_iteration_counts),
         LONG(repeat_of_nothing_clears_upper_halves),
         LONG(locked_access_to_a_counting_device_ends),
+        LONG(misaligned_user_accesses_raise_ac),
+        LONG(misaligned_far_call_changes_nothing),
+        LONG(execution_does_not_leave_the_lower_half),
+        PROTECTED(equal_offsets_in_two_segments_differ),
+        PROTECTED(a_jump_over_a_page_that_offsets_do_not_show_is_not_linked),
+        PROTECTED(instructions_end_at_the_limit),
     };
     return cmocka_run_group_tests_name("interp", tests, NULL, NULL);
 }
