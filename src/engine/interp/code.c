@@ -131,15 +131,20 @@ static void kill_all(struct interp *t)
     }
 }
 
-void code_page_written(struct interp *t, gpa_t page)
+static void kill_page(struct interp *t, uint64_t physical)
 {
-    struct code_page **link = bucket_of(t->code, page.v);
+    struct code_page **link = bucket_of(t->code, physical);
     while (*link != NULL) {
-        if ((*link)->physical == page.v)
+        if ((*link)->physical == physical)
             page_kill(t, link);
         else
             link = &(*link)->next;
     }
+}
+
+void code_page_written(struct interp *t, gpa_t page)
+{
+    kill_page(t, page.v);
     vcpu_request(t->vcpu, VCPU_REQUEST_CODE);
 }
 
@@ -176,7 +181,8 @@ static void drop_copies(struct interp *t)
 void code_reclaim(struct interp *t)
 {
     struct code_cache *c = t->code;
-    vcpu_request_clear(t->vcpu, VCPU_REQUEST_CODE); /* before the list is read */
+    /* Before the list is read, and not again: what is posted from here on asks anew. */
+    vcpu_request_clear(t->vcpu, VCPU_REQUEST_CODE);
     pthread_mutex_lock(&c->lock);
     unsigned count = c->pending_count;
     bool all = c->pending_all;
@@ -189,8 +195,7 @@ void code_reclaim(struct interp *t)
     if (all)
         kill_all(t);
     for (unsigned n = 0; n < count; n++)
-        code_page_written(t, GPA(pages[n]));
-    vcpu_request_clear(t->vcpu, VCPU_REQUEST_CODE);
+        kill_page(t, pages[n]);
     free_dead(c);
     if (copy_cache_full(t->vm->copies) && t->vm->vcpu_count == 1)
         drop_copies(t);
@@ -202,8 +207,10 @@ static struct code_page *page_create(struct interp *t, uint64_t physical, enum i
     struct code_cache *c = t->code;
     _Atomic uint8_t *flags;
 
-    if (c->page_count >= PAGES_MAX)
+    if (c->page_count >= PAGES_MAX) {
         kill_all(t);
+        vcpu_request(t->vcpu, VCPU_REQUEST_CODE); /* to free them */
+    }
     struct code_page *p = calloc(1, sizeof(*p));
     if (p == NULL)
         return NULL;
@@ -283,7 +290,7 @@ static bool decode_one(struct interp *t, struct code_page *p, const uint8_t *byt
         return !ends_run(i);
     case INSN_PARTIAL: {
         struct crossing *c = calloc(1, sizeof(*c));
-        *i = (struct insn){.exec = c != NULL ? op_crossing : op_look_up, .imm = (uintptr_t)c};
+        *i = (struct insn){.exec = op_crossing, .imm = (uintptr_t)c}; /* NULL: no memory */
         if (c != NULL) {
             c->next = p->crossings;
             p->crossings = c;
@@ -437,6 +444,10 @@ static void crossing_prepare(struct vcpu *v, struct crossing *c)
 const struct insn *op_crossing(struct vcpu *v, const struct insn *i)
 {
     struct crossing *c = (struct crossing *)(uintptr_t)i->imm;
+    if (c == NULL) {
+        c = &((struct interp *)v->engine_state)->code->uncached;
+        c->insn[0].length = 0;
+    }
     crossing_prepare(v, c);
     const struct insn *next = c->insn[0].exec(v, &c->insn[0]);
     return next == &c->insn[1] ? code_continue(v) : next;

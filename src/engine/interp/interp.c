@@ -219,6 +219,8 @@ static void vm_fini(void *engine_vm)
 static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
 {
     struct interp_vm *vm = engine_vm;
+    if (vm->vcpu_count == sizeof(vm->vcpus) / sizeof(vm->vcpus[0]))
+        return error_set(e, EINVAL, "engine interp: at most %u vCPUs", vm->vcpu_count);
     struct interp *t = calloc(1, sizeof(*t));
     if (t == NULL || code_cache_create(&t->code) != 0) {
         free(t);
@@ -235,6 +237,11 @@ static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
 static void vcpu_fini(struct vcpu *v)
 {
     struct interp *t = v->engine_state;
+    struct interp_vm *vm = t->vm;
+    for (unsigned n = 0; n < vm->vcpu_count; n++) { /* guest memory may still be written */
+        if (vm->vcpus[n] == t)
+            vm->vcpus[n] = vm->vcpus[--vm->vcpu_count];
+    }
     code_cache_destroy(t->code);
     free(t);
     v->engine_state = NULL;

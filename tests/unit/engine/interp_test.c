@@ -52,6 +52,7 @@ static int setup_protected(void **state)
 static int teardown(void **state)
 {
     engine_interp.vcpu_fini(g->v);
+    guest_write(g, CODE, 0, 1); /* tells the engine, whose vCPU has gone */
     engine_interp.vm_fini(engine_vm);
     return guest_teardown(state);
 }
