@@ -176,3 +176,19 @@ void x86_check_io(struct vcpu *v, uint16_t port, unsigned size)
     if (map & ((1u << size) - 1))
         x86_raise_gp0(v);
 }
+
+void x86_watch_io(struct vcpu *v, uint16_t port, unsigned size)
+{
+    static const uint8_t lengths[4] = {1, 2, 8, 4};
+    if (__builtin_expect((v->dr7 & DR7_ENABLED) == 0 || !(v->cr4 & CR4_DE), 1))
+        return;
+    for (unsigned n = 0; n < 4; n++) {
+        unsigned control = (unsigned)(v->dr7 >> (16 + 4 * n)) & 15;
+        if (!((v->dr7 >> (2 * n)) & 3) || (control & 3) != 2)
+            continue;
+        unsigned length = lengths[control >> 2];
+        uint64_t first = v->dr[n] & ~(uint64_t)(length - 1);
+        if (port - first < length || first - port < size)
+            v->debug_pending |= (uint64_t)1 << n;
+    }
+}

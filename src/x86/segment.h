@@ -37,6 +37,9 @@ uint64_t x86_linear(struct vcpu *v, enum x86_sreg seg, uint64_t offset, unsigned
 /* IN/OUT/INS/OUTS at CPL > IOPL: the TSS I/O bitmap; raises #GP(0) (SDM 1 19.5.2). */
 void x86_check_io(struct vcpu *v, uint16_t port, unsigned size);
 
+/* After a port access: notes the I/O breakpoints it meets, under CR4.DE (SDM 3B 17.2.4). */
+void x86_watch_io(struct vcpu *v, uint16_t port, unsigned size);
+
 /* MOV to control and debug registers with every check; MOV from. cr 0,2,3,4,8; raises. */
 void x86_write_cr(struct vcpu *v, unsigned cr, uint64_t value);
 uint64_t x86_read_cr(struct vcpu *v, unsigned cr);

@@ -40,8 +40,9 @@ static void step(struct vcpu *v)
     struct interp *t = v->engine_state;
     bool trap = (v->rflags & FLAG_TF) != 0;
     bool resume = (v->rflags & FLAG_RF) != 0;
+    bool held = v->interrupt_shadow && v->shadow_blocks_debug; /* by MOV SS (SDM 3A 6.8.3) */
 
-    if ((v->dr7 & DR7_ENABLED) && !resume) {
+    if ((v->dr7 & DR7_ENABLED) && !resume && !held) {
         uint64_t hit = instruction_breakpoint(v);
         if (hit != 0) {
             v->fault.dr6 = hit;

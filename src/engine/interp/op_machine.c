@@ -19,6 +19,7 @@ static const struct insn *port_in(struct vcpu *v, const struct insn *i)
     uint16_t port = (uint16_t)(i->form == FORM_RI ? i->imm & 0xff : v->gpr[RDX]);
     x86_check_io(v, port, i->size);
     reg_write(v, RAX * 8, gate_read(v, BUS_PIO, port, i->size), i->size);
+    x86_watch_io(v, port, i->size);
     return insn_next(v, i);
 }
 
@@ -30,6 +31,7 @@ static const struct insn *port_out(struct vcpu *v, const struct insn *i)
     unsigned size = i->src_size;
     x86_check_io(v, port, size);
     gate_write(v, BUS_PIO, port, reg_read(v, RAX * 8, size), size);
+    x86_watch_io(v, port, size);
     return insn_next(v, i);
 }
 

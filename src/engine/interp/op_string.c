@@ -186,6 +186,8 @@ string(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned siz
         x86_check_io(v, (uint16_t)v->gpr[RDX], size);
     if (!(i->prefixes & (INSN_REP | INSN_REPNE))) {
         iterate(v, i, kind, size);
+        if (kind == INS || kind == OUTS)
+            x86_watch_io(v, (uint16_t)v->gpr[RDX], size);
         return insn_next(v, i);
     }
     uint64_t count = reg_read(v, RCX * 8, i->address_size);
@@ -196,6 +198,8 @@ string(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned siz
         uint64_t n = kind == MOVS || kind == STOS ? run_fast(v, i, kind, size, count) : 0;
         if (n == 0) {
             iterate(v, i, kind, size);
+            if (kind == INS || kind == OUTS)
+                x86_watch_io(v, (uint16_t)v->gpr[RDX], size);
             n = 1;
         }
         count -= n;
