@@ -94,6 +94,8 @@ static void write_cr0(struct vcpu *v, uint64_t value)
     uint64_t changed = cr0 ^ v->cr0, efer = v->efer;
     if (changed & CR0_PG)
         efer = (cr0 & CR0_PG) ? paging_on(v) : paging_off(v);
+    else if ((changed & (CR0_CD | CR0_NW)) && (cr0 & CR0_PG) && (v->cr4 & CR4_PAE) && !v->long_mode)
+        reload_pdptes(v, v->cr3); /* SDM 3A 4.4.1 */
     v->cr0 = cr0;
     v->efer = efer;
     vcpu_update_mode(v);

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* The page walk (SDM 3A chapter 4): 4- and 5-level; 32-bit and PAE paging come with the legacy
- * modes and are a clear error until then. */
+/* The page walk (SDM 3A chapter 4): 32-bit, PAE, 4-level and 5-level paging. */
 #ifndef DOPPEL_X86_MMU_H
 #define DOPPEL_X86_MMU_H
 
 #include "x86/vcpu.h"
 
+#define MMU_PAGE_4M (4u << 20)
+
 enum mmu_access { MMU_READ, MMU_WRITE, MMU_FETCH };
 
 struct mmu_page {
     uint64_t physical;  /* of the 4 KiB page that holds the address */
-    uint64_t page_size; /* 4 KiB, 2 MiB, 1 GiB: of the mapping */
+    uint64_t page_size; /* 4 KiB, 2 MiB, 1 GiB, or MMU_PAGE_4M: of the mapping */
     bool global;
     bool user;     /* U/S of all levels: a user page */
     bool writable; /* R/W of all levels */

@@ -109,6 +109,18 @@ static inline uint64_t entry_page(const struct tlb_entry *e)
     return tag & MEM_PAGE_MASK;
 }
 
+/* By the mark in tlb.physical. */
+static const uint64_t large_size[4] = {0, 2u << 20, 1u << 30, MMU_PAGE_4M};
+
+static unsigned large_mark(uint64_t page_size)
+{
+    unsigned mark = 0;
+    if (page_size != MEM_PAGE_SIZE)
+        for (mark = 1; large_size[mark] != page_size;)
+            mark++;
+    return mark;
+}
+
 /* Forgets the pieces of the large page that linear lies in, in every space. */
 static void forget_large(struct tlb *t, uint64_t linear)
 {
@@ -117,7 +129,7 @@ static void forget_large(struct tlb *t, uint64_t linear)
             unsigned large = t->physical[reach][i] & 3;
             if (large == 0)
                 continue;
-            uint64_t mask = ~(((uint64_t)MEM_PAGE_SIZE << (9 * large)) - 1);
+            uint64_t mask = ~(large_size[large] - 1);
             if (((entry_page(&t->entries[reach][i]) ^ linear) & mask) == 0)
                 forget(&t->entries[reach][i]);
         }
@@ -241,7 +253,7 @@ static void fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, const st
     if (X86_UNLIKELY((v->dr7 & DR7_ENABLED) != 0) && page_watched(v, linear))
         read = write = false;
 
-    unsigned large = p->page_size == MEM_PAGE_SIZE ? 0 : p->page_size == (2u << 20) ? 1 : 2;
+    unsigned large = large_mark(p->page_size);
     if (large != 0)
         note_large(t, linear, p->page_size);
     e->read = read ? tag : TLB_NONE;

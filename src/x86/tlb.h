@@ -56,7 +56,7 @@ struct tlb {
      * large page (which goes as one, SDM 3A 4.10.4.1). mask 0 = none. */
     uint64_t large_base, large_mask;
     /* Physical page of each entry, and in its low bits the mapping: 0 = 4 KiB, 1 = 2 MiB, 2 = 1
-     * GiB. Apart from the entries, for only fills, fetches and INVLPG need it. */
+     * GiB, 3 = 4 MiB. Apart from the entries, for only fills, fetches and INVLPG need it. */
     uint64_t physical[REACH_COUNT][TLB_ENTRIES];
     uint64_t fetch_generation; /* moves whenever a cached fetch translation may have gone */
     /* Page handed out last by the slow path of tlb_pointer_rmw, for tlb_pointer_wrote; NULL flags
