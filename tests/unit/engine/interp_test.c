@@ -349,6 +349,110 @@ static void instructions_end_at_the_limit(void **state)
     assert_int_equal(g->v->gpr[RAX], 0x90909090);
 }
 
+static void the_second_page_is_fetched_when_needed(void **state)
+{
+    guest_set_page(g, CODE + 0x1000, 0);
+    assert_int_equal(run_at(CODE + 0xffd, "\x90\x90\xf4", 3), -1);
+    assert_int_equal(run_at(CODE + 0xffd, "\xb8\x01\x02", 3), VECTOR_PF);
+    assert_int_equal(g->v->cr2, CODE + 0x1000);
+    assert_int_equal(frame(0), PF_FETCH);
+    assert_int_equal(frame(1), CODE + 0xffd);
+}
+
+static void a_store_changes_the_next_instruction(void **state)
+{
+    /* MOV BYTE [RIP], F4h; NOP, which is a HLT by then */
+    assert_int_equal(RUN("\xc6\x05\x00\x00\x00\x00\xf4\x90\x90\x90"), -1);
+    assert_int_equal(g->v->rip, CODE + 8);
+    /* the same where the instruction that stores ends in the next page */
+    assert_int_equal(run_at(CODE + 0xffd, "\xc6\x05\x00\x00\x00\x00\xf4\x90\x90", 9), -1);
+    assert_int_equal(g->v->rip, CODE + 0x1005);
+}
+
+/* ---- forms ---- */
+
+static void near_branches_ignore_the_operand_size(void **state)
+{
+    struct vcpu *v = g->v;
+    /* 66 CALL rel32 to the RET; HLT; 66 RET */
+    assert_int_equal(RUN("\x66\xe8\x01\x00\x00\x00\xf4\x66\xc3"), -1);
+    assert_int_equal(v->rip, CODE + 7);
+    assert_int_equal(v->gpr[RSP], GUEST_STACK);
+    v->gpr[RCX] = 0xffffffff00000001;
+    assert_int_equal(RUN("\x67\xe2\xfd\xf4"), -1); /* LOOP by ECX */
+    assert_int_equal(v->gpr[RCX], 0);
+}
+
+static void returns_take_their_size_from_rex(void **state)
+{
+    struct vcpu *v = g->v;
+    v->star = (uint64_t)(SEL_USER_CODE32 & ~3u) << 48;
+    v->gpr[RCX] = 0xff00000000 + CODE + 0x100;
+    v->gpr[R11] = FLAG_ONE;
+    code_at(CODE + 0x100, "\xcd\x80", 2);
+    assert_int_equal(RUN("\x0f\x07"), 0x80); /* SYSRET to compatibility mode */
+    assert_int_equal(frame(0), CODE + 0x102);
+    assert_int_equal(frame(1), SEL_USER_CODE32);
+    guest_ring(g, 0, 64);
+    v->sysenter_cs = SEL_CODE64;
+    v->gpr[RDX] = 0xff00000000 + CODE + 0x100;
+    assert_int_equal(RUN("\x0f\x35"), 0x80); /* SYSEXIT */
+    assert_int_equal(frame(0), CODE + 0x102);
+    assert_int_equal(frame(1), SEL_USER_CODE32);
+    guest_ring(g, 0, 64);
+    v->gpr[RSI] = DATA;
+    guest_write(g, DATA, CODE + 0x200, 8);
+    guest_write(g, DATA + 8, SEL_CONFORMING, 2);
+    code_at(CODE + 0x200, "\xf4", 1);
+    assert_int_equal(RUN("\x48\xff\x2e"), -1); /* JMP m16:64 */
+    assert_int_equal(v->seg[SEG_CS].selector, SEL_CONFORMING);
+    assert_int_equal(v->rip, CODE + 0x201);
+}
+
+static void non_canonical_operands_name_their_segment(void **state)
+{
+    struct vcpu *v = g->v;
+    v->gpr[RAX] = v->gpr[RBP] = 0x7ffffffffffc;
+    assert_int_equal(RUN("\x48\x8b\x00"), VECTOR_GP);
+    assert_int_equal(RUN("\x48\x8b\x45\x00"), VECTOR_SS);
+    assert_int_equal(RUN("\x36\x48\x8b\x00"), VECTOR_GP);     /* SS: does not count */
+    assert_int_equal(RUN("\x3e\x48\x8b\x45\x00"), VECTOR_SS); /* nor does DS: */
+    assert_int_equal(RUN("\x64\x48\x8b\x45\x00"), VECTOR_GP); /* FS: does */
+}
+
+static void stack_operands_use_the_right_rsp(void **state)
+{
+    struct vcpu *v = g->v;
+    guest_write(g, GUEST_STACK, 0x1234, 8);
+    guest_write(g, GUEST_STACK + 8, 0, 8);
+    assert_int_equal(RUN("\x8f\x04\x24\xf4"), -1); /* POP [RSP]: the RSP after it */
+    assert_int_equal(guest_read(g, GUEST_STACK + 8, 8), 0x1234);
+    v->gpr[RSP] = GUEST_STACK;
+    assert_int_equal(RUN("\x54\x5c\xf4"), -1); /* PUSH RSP, POP RSP */
+    assert_int_equal(v->gpr[RSP], GUEST_STACK);
+    v->gpr[RSP] = GUEST_STACK;
+    guest_set_page(g, DATA, 0);
+    v->gpr[RAX] = DATA;
+    assert_int_equal(RUN("\x8f\x00"), VECTOR_PF); /* POP [RAX] */
+    assert_int_equal(guest_read(g, v->gpr[RSP] + 32, 8), GUEST_STACK);
+}
+
+static void results_of_32_bits_clear_the_upper_half(void **state)
+{
+    struct vcpu *v = g->v;
+    v->gpr[RAX] = v->gpr[RDX] = UINT64_MAX;
+    v->gpr[RCX] = 0;
+    v->gpr[RBX] = DATA;
+    assert_int_equal(RUN("\xd3\xe0\x0f\xa5\xda\xf4"), -1); /* SHL EAX, CL; SHLD EDX, EBX, CL */
+    assert_int_equal(v->gpr[RAX], 0xffffffff);
+    assert_int_equal(v->gpr[RDX], 0xffffffff);
+    v->gpr[RAX] = -9ull;
+    guest_write(g, DATA - 8, 0x80ull << 48, 8);
+    assert_int_equal(RUN("\x48\x0f\xab\x03\xf4"), -1); /* BTS [RBX], RAX: bit 55 of DATA - 8 */
+    assert_int_equal(guest_read(g, DATA - 8, 8), 0x80ull << 48);
+    assert_true(v->rflags & FLAG_CF);
+}
+
 int main(void)
 {
 #define LONG(f)      cmocka_unit_test_setup_teardown(f, setup_long, teardown)
@@ -364,6 +468,13 @@ int main(void)
         LONG(misaligned_user_accesses_raise_ac),
         LONG(misaligned_far_call_changes_nothing),
         LONG(execution_does_not_leave_the_lower_half),
+        LONG(the_second_page_is_fetched_when_needed),
+        LONG(a_store_changes_the_next_instruction),
+        LONG(near_branches_ignore_the_operand_size),
+        LONG(returns_take_their_size_from_rex),
+        LONG(non_canonical_operands_name_their_segment),
+        LONG(stack_operands_use_the_right_rsp),
+        LONG(results_of_32_bits_clear_the_upper_half),
         PROTECTED(equal_offsets_in_two_segments_differ),
         PROTECTED(a_jump_over_a_page_that_offsets_do_not_show_is_not_linked),
         PROTECTED(instructions_end_at_the_limit),
