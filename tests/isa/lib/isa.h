@@ -38,6 +38,7 @@ struct regs {
 struct __attribute__((packed)) tss {
     u32 reserved0;
     u64 rsp[3], ist[8]; /* ist[0] is reserved */
+    u64 reserved1;
     u16 reserved2, io_base;
     u8 io_map[129];
 };
