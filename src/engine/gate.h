@@ -34,10 +34,12 @@ static inline bool gate_random(struct vcpu *v, bool seed, uint64_t *value)
 {
     return v->platform->gate->random(v, seed, value);
 }
+/* No wider than size, whatever a recorded table gives: the host divides by it (op_bits.c). */
 static inline uint64_t gate_read(struct vcpu *v, enum bus_space space, uint64_t address,
                                  unsigned size)
 {
-    return v->platform->gate->read(v, space, address, size);
+    uint64_t value = v->platform->gate->read(v, space, address, size);
+    return size < 8 ? value & ((1ull << (8 * size)) - 1) : value;
 }
 static inline void gate_write(struct vcpu *v, enum bus_space space, uint64_t address,
                               uint64_t value, unsigned size)
