@@ -71,10 +71,13 @@ static const struct insn *push_segment(struct vcpu *v, const struct insn *i)
 
 static const struct insn *pop_segment(struct vcpu *v, const struct insn *i)
 {
-    uint64_t sp = stack_wrap(v, v->gpr[RSP]);
+    uint64_t before = v->gpr[RSP], sp = stack_wrap(v, before);
     uint16_t selector = (uint16_t)stack_load(v, sp, 2); /* whatever the operand size */
+    stack_set(v, stack_wrap(v, sp + i->stack_size));    /* by the width of the SS before it */
+    uint64_t after = v->gpr[RSP];
+    v->gpr[RSP] = before; /* the load may raise */
     const struct insn *next = load_segment(v, i, i->dst, selector);
-    stack_set(v, stack_wrap(v, sp + i->stack_size));
+    v->gpr[RSP] = after;
     return next;
 }
 
