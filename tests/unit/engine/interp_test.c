@@ -4,15 +4,18 @@
  * ends with the vector known by RIP. */
 #include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <cmocka.h>
 
 #include "engine/engine.h"
 #include "guest.h"
 #include "x86/cpuid.h"
+#include "x86/msr.h"
 
 #define CODE        0x40000u
 #define DATA        0x60000u
@@ -20,6 +23,7 @@
 
 static struct guest *g;
 static void *engine_vm;
+static struct msr_table msrs; /* empty: every MSR is #GP(0) */
 
 static int setup(void **state, int (*guest_setup)(void **))
 {
@@ -27,6 +31,8 @@ static int setup(void **state, int (*guest_setup)(void **))
     if (guest_setup(state) != 0)
         return -1;
     g = *state;
+    msr_table_init(&msrs);
+    g->platform.msrs = &msrs;
     if (cpuid_model_build(&g->cpuid, "max", 1000000000, 1, &e) != 0 ||
         engine_interp.vm_init(&g->platform, &engine_vm, &e) != 0 ||
         engine_interp.vcpu_init(engine_vm, g->v, &e) != 0)
@@ -453,6 +459,93 @@ static void results_of_32_bits_clear_the_upper_half(void **state)
     assert_true(v->rflags & FLAG_CF);
 }
 
+static void pop_ss_moves_the_stack_pointer_by_the_old_width(void **state)
+{
+    struct vcpu *v = g->v;
+    guest_set_gdt(g, SEL_FREE, guest_descriptor(0, 0xffff, 0x93)); /* 16-bit */
+    v->gpr[RSP] = 0x2fffc;
+    guest_write(g, 0x2fffc, SEL_FREE, 4);
+    assert_int_equal(RUN("\x17\xf4"), -1);
+    assert_int_equal(v->seg[SEG_SS].selector, SEL_FREE);
+    assert_int_equal(v->gpr[RSP], 0x30000);
+}
+
+static void a_hypercall_answers_by_ring(void **state)
+{
+    struct vcpu *v = g->v;
+    assert_int_equal(RUN("\x0f\x01\xc1\xf4"), -1);
+    assert_int_equal(v->gpr[RAX], -1000ull);
+    guest_ring(g, 3, 64);
+    assert_int_equal(RUN("\x0f\x01\xc1\xcd\x80"), 0x80);
+    assert_int_equal(v->gpr[RAX], -1ull);
+    guest_ring(g, 3, 32);
+    assert_int_equal(RUN("\x0f\x01\xc1\xcd\x80"), 0x80);
+    assert_int_equal(v->gpr[RAX], 0xffffffff);
+}
+
+/* ---- a hostile guest ---- */
+
+static uint64_t random_state = 88172645463325252u;
+
+static uint64_t next_random(void) /* xorshift64 (Marsaglia 2003) */
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state;
+}
+
+static void on_alarm(int number)
+{
+    vcpu_request(g->v, VCPU_REQUEST_STOP);
+}
+
+static void random_registers(void)
+{
+    struct vcpu *v = g->v;
+    for (unsigned r = 0; r < 16; r++)
+        v->gpr[r] = next_random() % (next_random() % 8 == 0 ? UINT64_MAX : GUEST_RAM);
+    v->gpr[RCX] &= next_random() % 2 ? 0xff : UINT64_MAX;
+    guest_ring(g, next_random() % 2 ? 0 : 3, next_random() % 4 && v->long_mode ? 64 : 32);
+    v->rflags = FLAG_ONE | (next_random() & (FLAGS_ARITHMETIC | FLAG_DF | FLAG_AC | FLAG_IOPL));
+    if (next_random() % 16 == 0)
+        v->rflags |= FLAG_TF;
+    if (next_random() % 16 == 0)
+        v->dr7 |= next_random() & 0xffff00ff;
+    v->dr[0] = v->dr[1] = DATA;
+    v->cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT;
+    v->cr0 |= next_random() & CR0_AM;
+    vcpu_update_mode(v);
+    tlb_flush_all(v);
+}
+
+/* Random code, ring and registers: nothing to expect but that the engine survives (under the
+ * sanitizers), stays within its limit, and answers a request to stop. */
+static void random_code_is_survived(void **state)
+{
+    struct vcpu *v = g->v;
+    struct itimerval each_5_ms = {{0, 5000}, {0, 5000}}, off = {0};
+    signal(SIGALRM, on_alarm);
+    guest_mark(g);
+    setitimer(ITIMER_REAL, &each_5_ms, NULL);
+    for (unsigned round = 0; round < 20000; round++) {
+        if (round % 8 == 0)
+            assert_int_equal(mem_write(&g->mem, GPA(0), g->ram_before, GUEST_RAM), 0);
+        memcpy(v, g->before, offsetof(struct vcpu, vector));
+        random_registers();
+        v->rip = CODE + next_random() % 0x2000;
+        for (unsigned n = 0; n < 32; n++)
+            guest_write(g, v->rip + 8 * n, next_random(), 8);
+        uint64_t limit = v->counters.instructions + 2000;
+        enum exit_reason exit = engine_interp.run(v, limit);
+        assert_true(exit == EXIT_HLT || exit == EXIT_NONE || exit == EXIT_REQUEST ||
+                    exit == EXIT_SHUTDOWN);
+        assert_true(v->counters.instructions <= limit);
+        vcpu_request_clear(v, VCPU_REQUEST_STOP);
+    }
+    setitimer(ITIMER_REAL, &off, NULL);
+}
+
 int main(void)
 {
 #define LONG(f)      cmocka_unit_test_setup_teardown(f, setup_long, teardown)
@@ -475,6 +568,10 @@ int main(void)
         LONG(non_canonical_operands_name_their_segment),
         LONG(stack_operands_use_the_right_rsp),
         LONG(results_of_32_bits_clear_the_upper_half),
+        LONG(a_hypercall_answers_by_ring),
+        PROTECTED(pop_ss_moves_the_stack_pointer_by_the_old_width),
+        LONG(random_code_is_survived),
+        PROTECTED(random_code_is_survived),
         PROTECTED(equal_offsets_in_two_segments_differ),
         PROTECTED(a_jump_over_a_page_that_offsets_do_not_show_is_not_linked),
         PROTECTED(instructions_end_at_the_limit),
