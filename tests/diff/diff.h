@@ -65,11 +65,13 @@ struct diff_case {
     uint8_t length;
     uint8_t bytes[DIFF_BYTES];
     /* The end is seen by an int3 after the instruction, not by TF: for REP (TF stops after each
-     * iteration), PUSHF and IRET (they show TF), MOV SS (it holds the trap back). */
+     * iteration), PUSHF and IRET (they show TF), MOV SS (it holds the trap back), gathers and
+     * scatters (TF's trap comes in lieu of an element's fault: SDM 2C, VPGATHERDD). */
     bool end_by_int3;
     /* Addresses that the instruction may touch in any order; size 0: there are none such. */
     uint64_t unordered;
     uint32_t unordered_size;
+    bool partial_load; /* a #PF may come when some of the registers have been loaded: XRSTOR */
     struct diff_state in;
     unsigned patch_count, patch_bytes;
     struct {

@@ -104,6 +104,8 @@ static bool ends_by_int3(const struct generator *g)
     if (g->insn.attributes &
         (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
         return true;
+    if (g->form->t.vsib)
+        return true;
     switch (g->form->mnemonic) {
     case ZYDIS_MNEMONIC_PUSHF:
     case ZYDIS_MNEMONIC_PUSHFD:

@@ -416,6 +416,30 @@ static void special_by_mnemonic(struct generator *g)
     }
 }
 
+/* Where the operand really is: special cases may have moved its registers. */
+static uint64_t linear_of(const struct generator *g, int memory)
+{
+    const struct diff_state *s = &g->c->in;
+    ZydisRegisterContext context = {0};
+    ZydisDecodedOperand operand = g->operands[memory], *o = &operand;
+    ZyanU64 offset;
+    int32_t disp;
+
+    if (g->insn.raw.disp.size == 32) { /* it has been patched */
+        memcpy(&disp, g->c->bytes + g->insn.raw.disp.offset, 4);
+        o->mem.disp.value = disp;
+    }
+    for (unsigned i = 0; i < 16; i++)
+        context.values[ZYDIS_REGISTER_RAX + i] = context.values[ZYDIS_REGISTER_EAX + i] = s->gpr[i];
+    for (unsigned i = 0; i < 16; i++)
+        context.values[ZYDIS_REGISTER_EAX + i] &= UINT32_MAX;
+    if (ZYAN_FAILED(ZydisCalcAbsoluteAddressEx(&g->insn, o, s->rip, &context, &offset)))
+        return g->target[memory];
+    return offset + (o->mem.segment == ZYDIS_REGISTER_FS   ? s->fs_base
+                     : o->mem.segment == ZYDIS_REGISTER_GS ? s->gs_base
+                                                           : 0);
+}
+
 /* A store of some elements: CR2 is any byte of the operand (the processor reports now an element's
  * first byte, now its last). */
 static bool is_masked_store(const struct generator *g, int memory)
@@ -442,7 +466,7 @@ static void mark_unordered(struct generator *g)
     bool stack = false;
 
     if (is_masked_store(g, memory)) {
-        c->unordered = g->target[memory];
+        c->unordered = linear_of(g, memory);
         c->unordered_size = g->operands[memory].size / 8;
         return;
     }
@@ -479,7 +503,7 @@ static void mark_unordered(struct generator *g)
         c->unordered = c->in.gpr[RSP];
         c->unordered_size = 5 * 8;
     } else if (memory >= 0) {
-        c->unordered = g->target[memory];
+        c->unordered = linear_of(g, memory);
         c->unordered_size = IMAGE_MAX;
     }
 }
@@ -487,6 +511,8 @@ static void mark_unordered(struct generator *g)
 void generate_special(struct generator *g)
 {
     g->c->unordered = g->c->unordered_size = 0;
+    g->c->partial_load =
+        g->form->mnemonic == ZYDIS_MNEMONIC_XRSTOR || g->form->mnemonic == ZYDIS_MNEMONIC_XRSTOR64;
     if (g->insn.meta.category == ZYDIS_CATEGORY_STRINGOP)
         strings(g);
     if (has_segment_register(g))

@@ -150,7 +150,8 @@ static uint8_t find_need(const struct encode_plan *p, const ZydisDecodedInstruct
         need |= insn->mnemonic == ZYDIS_MNEMONIC_FWAIT ? NEED_FWAIT : NEED_X87;
     else if (p->x87)
         need |= NEED_MMX;
-    if (insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD && p->memory)
+    if ((insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD || insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS) &&
+        p->memory)
         return need; /* no MMX register, and no look at pending exceptions */
     if (p->x87 && is_waiting(insn->mnemonic))
         need |= NEED_NOTHING_PENDING;
@@ -200,9 +201,8 @@ static bool suppresses_faults(const ZydisDecodedInstruction *insn)
     case ZYDIS_EXCEPTION_CLASS_E11NF:
         return false;
     default:
-        if (insn->mnemonic == ZYDIS_MNEMONIC_VDBPSADBW)
-            return false; /* a mask bit of the result does not stand for one element of memory */
-        return insn->avx.mask.reg != ZYDIS_REGISTER_NONE && insn->avx.mask.reg != ZYDIS_REGISTER_K0;
+        /* a mask bit of the result does not stand for one element of memory */
+        return insn->mnemonic != ZYDIS_MNEMONIC_VDBPSADBW;
     }
 }
 
@@ -218,6 +218,12 @@ static void find_broadcast(struct copy_memory *m, ZydisBroadcastMode mode)
     m->element = m->size / m->elements;
 }
 
+static bool is_masked(const ZydisDecodedInstruction *insn)
+{
+    return insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+           insn->avx.mask.reg != ZYDIS_REGISTER_NONE && insn->avx.mask.reg != ZYDIS_REGISTER_K0;
+}
+
 static bool is_vector_masked(ZydisMnemonic m)
 {
     return m == ZYDIS_MNEMONIC_VMASKMOVPS || m == ZYDIS_MNEMONIC_VMASKMOVPD ||
@@ -230,6 +236,26 @@ static bool is_dot_product(ZydisMnemonic m)
     return m == ZYDIS_MNEMONIC_VPDPBUSD || m == ZYDIS_MNEMONIC_VPDPBUSDS ||
            m == ZYDIS_MNEMONIC_VPDPWSSD || m == ZYDIS_MNEMONIC_VPDPWSSDS ||
            m == ZYDIS_MNEMONIC_VDPBF16PS;
+}
+
+/* What one mask bit stands for. Zydis gives the whole operand for the extracts, and the elements of
+ * the source for the dot products. */
+static uint8_t masked_element(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *o)
+{
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_VEXTRACTF32X4:
+    case ZYDIS_MNEMONIC_VEXTRACTF32X8:
+    case ZYDIS_MNEMONIC_VEXTRACTI32X4:
+    case ZYDIS_MNEMONIC_VEXTRACTI32X8:
+        return 4;
+    case ZYDIS_MNEMONIC_VEXTRACTF64X2:
+    case ZYDIS_MNEMONIC_VEXTRACTF64X4:
+    case ZYDIS_MNEMONIC_VEXTRACTI64X2:
+    case ZYDIS_MNEMONIC_VEXTRACTI64X4:
+        return 8;
+    default:
+        return is_dot_product(insn->mnemonic) ? 4 : (uint8_t)(o->element_size / 8);
+    }
 }
 
 enum x86_sreg copy_segment(ZydisRegister r)
@@ -263,11 +289,12 @@ static bool find_memory(struct copy_memory *m, const ZydisDecodedInstruction *in
     m->size = (uint8_t)(o->size / 8);
     m->alignment = find_alignment(insn, m->size);
     m->store = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-    m->element = is_dot_product(insn->mnemonic) ? 4 : (uint8_t)(o->element_size / 8);
+    m->element = masked_element(insn, o);
     if (is_vector_masked(insn->mnemonic)) {
         m->access = ACCESS_VECTOR;
         m->mask = (uint8_t)ZydisRegisterGetId(operands[1].reg.value);
-    } else if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && suppresses_faults(insn)) {
+    } else if (is_masked(insn) && (m->store || suppresses_faults(insn))) {
+        m->whole = !suppresses_faults(insn);
         m->access = insn->meta.category == ZYDIS_CATEGORY_COMPRESS ||
                             insn->meta.category == ZYDIS_CATEGORY_EXPAND
                         ? ACCESS_COMPRESS

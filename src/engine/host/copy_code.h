@@ -32,6 +32,7 @@ struct copy_memory {
     uint8_t size;      /* bytes */
     uint8_t alignment; /* bytes that must be kept, or #GP(0); 1 = any */
     bool store;
+    bool whole;       /* masked, but all of it is checked: the classes without fault suppression */
     uint8_t mask;     /* register */
     uint8_t element;  /* bytes of what one mask bit stands for in memory */
     uint8_t elements; /* in memory */
@@ -103,8 +104,12 @@ void copy_probe_bytes(struct vcpu *v, uint8_t segment, uint64_t offset, uint64_t
 void copy_store_bytes(struct vcpu *v, uint8_t segment, uint64_t offset, uint64_t bytes,
                       const uint8_t *from);
 
+/* Segment limits and canonical addresses of all chosen bytes; before any page fault. */
+void copy_check_bytes(struct vcpu *v, uint8_t segment, uint64_t offset, uint64_t bytes, bool write);
+
 /* The bytes that a masked instruction touches, given its registers. */
 uint64_t copy_active_bytes(const struct vcpu *v, const struct copy_memory *m);
+uint64_t copy_whole_bytes(const struct copy_memory *m); /* of at most 64 */
 
 enum x86_sreg copy_segment(ZydisRegister r);
 

@@ -61,6 +61,13 @@ void copy_load_bytes(struct vcpu *v, uint8_t segment, uint64_t offset, uint64_t 
     }
 }
 
+void copy_check_bytes(struct vcpu *v, uint8_t segment, uint64_t offset, uint64_t bytes, bool write)
+{
+    unsigned first, length;
+    while (next_run(&bytes, &first, &length))
+        copy_linear(v, segment, offset + first, length, write);
+}
+
 void copy_probe_bytes(struct vcpu *v, uint8_t segment, uint64_t offset, uint64_t bytes)
 {
     unsigned first, length;
@@ -93,6 +100,11 @@ static uint64_t sign_bits(const struct vcpu *v, const struct copy_memory *m)
 static uint64_t low_ones(unsigned n)
 {
     return n >= 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1;
+}
+
+uint64_t copy_whole_bytes(const struct copy_memory *m)
+{
+    return low_ones(m->size);
 }
 
 uint64_t copy_active_bytes(const struct vcpu *v, const struct copy_memory *m)

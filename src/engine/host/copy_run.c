@@ -25,8 +25,14 @@
 #define FSW_PE         0x20u
 #define FSW_EXCEPTIONS 0x3fu
 #define X87_BYTES      160u /* of an XSAVE image */
-#define FIP_SENTINEL   1u
-#define FOP_SENTINEL   0x7ffu /* DF /7 with a register operand 7: no instruction has it */
+/* An operand of 80 bits is two accesses on the processor, and the first has been made when the
+ * second faults. */
+#define M80           10u
+#define M80_LOW_BYTES 8u
+#define M80_LOW       UINT64_C(0xff)
+#define M80_HIGH      UINT64_C(0x300)
+#define FIP_SENTINEL  1u
+#define FOP_SENTINEL  0x7ffu /* DF /7 with a register operand 7: no instruction has it */
 
 static __thread const struct copy_code *volatile running;
 static __thread volatile sig_atomic_t trapped;
@@ -219,9 +225,13 @@ static void run_x87_store(struct vcpu *v, const struct copy_code *c, uint64_t of
     memcpy(after, &v->vector, X87_BYTES);
     memcpy(&v->vector, before, X87_BYTES);
     copy_check_natural(v, linear_unchecked(v, m, offset), m->size);
-    copy_probe_bytes(v, m->segment, offset, copy_active_bytes(v, m));
+    if (m->size == M80) {
+        copy_store_bytes(v, m->segment, offset, M80_LOW, bounce);
+        copy_store_bytes(v, m->segment, offset, M80_HIGH, bounce);
+    } else {
+        copy_store_bytes(v, m->segment, offset, copy_whole_bytes(m), bounce);
+    }
     memcpy(&v->vector, after, X87_BYTES);
-    copy_store_bytes(v, m->segment, offset, copy_active_bytes(v, m), bounce);
 }
 
 /* Page crossings, devices, masked operands with an absent page. A faulting access has changed
@@ -243,9 +253,12 @@ static void run_bounced(struct vcpu *v, const struct copy_code *c, uint64_t offs
         return;
     }
     uint64_t bytes = copy_active_bytes(v, m);
-    if (m->store && !c->key.plan.mxcsr) /* VCVTPS2PH has set its flags even when its store faults */
-        copy_probe_bytes(v, m->segment, offset, bytes);
-    else if (!m->store)
+    if (m->size == M80) {
+        copy_load_bytes(v, m->segment, offset, M80_LOW, bounce);
+        copy_load_bytes(v, m->segment, offset, M80_HIGH, bounce);
+    } else if (m->store)
+        copy_probe_bytes(v, m->segment, offset, m->whole ? copy_whole_bytes(m) : bytes);
+    else
         copy_load_bytes(v, m->segment, offset, bytes, bounce);
     run_with(v, c, bounce, offset);
     if (m->store)
@@ -261,20 +274,42 @@ static void *find_masked(struct vcpu *v, const struct copy_memory *m, uint64_t o
         check_alignment(v, m, offset);
         copy_check_natural(v, linear, m->size);
     }
-    return v->code64 ? direct(v, linear, m) : NULL;
+    void *memory = v->code64 ? direct(v, linear, m) : NULL;
+    if (!memory)
+        copy_check_bytes(v, m->segment, offset, copy_active_bytes(v, m), m->store);
+    return memory;
 }
 
-static void *find_plain(struct vcpu *v, const struct copy_memory *m, uint64_t offset, bool deferred)
+static void *find_plain(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
 {
     check_alignment(v, m, offset);
-    uint64_t linear = copy_linear(v, m->segment, offset, m->size, m->store);
+    unsigned first = m->size == M80 && v->code64 ? M80_LOW_BYTES : m->size;
+    uint64_t linear = copy_linear(v, m->segment, offset, first, m->store);
     if (X86_UNLIKELY(v->rflags & FLAG_AC))
         copy_check_natural(v, linear, m->size);
     void *memory = direct(v, linear, m);
-    if (memory || deferred || (linear & 0xfff) + m->size > 4096)
+    if (memory || (linear & 0xfff) + m->size > 4096)
         return memory;
     tlb_probe(v, (enum tlb_reach)v->reach, linear, m->size, m->store);
     return direct(v, linear, m);
+}
+
+static void *find_memory(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
+{
+    return m->access == ACCESS_PLAIN || m->whole ? find_plain(v, m, offset)
+                                                 : find_masked(v, m, offset);
+}
+
+/* VCVTPS2PH: its SIMD exceptions come before any of the store, and MXCSR has its flags even when
+ * the store faults. */
+static void run_converting_store(struct vcpu *v, const struct copy_code *c, uint64_t offset)
+{
+    const struct copy_memory *m = &c->key.memory;
+    uint8_t *bounce = (uint8_t *)v->vector.scratch;
+    memset(bounce, 0, sizeof v->vector.scratch);
+    run_with(v, c, bounce, offset);
+    find_memory(v, m, offset); /* for what it raises */
+    copy_store_bytes(v, m->segment, offset, copy_active_bytes(v, m), bounce);
 }
 
 void copy_run(struct vcpu *v, const struct copy_code *c, uint64_t effective_address)
@@ -298,11 +333,15 @@ void copy_run(struct vcpu *v, const struct copy_code *c, uint64_t effective_addr
         run_x87_store(v, c, effective_address);
         return;
     }
-    bool deferred = m->store && c->key.plan.mxcsr;
-    void *memory = m->access == ACCESS_PLAIN ? find_plain(v, m, effective_address, deferred)
-                                             : find_masked(v, m, effective_address);
+    if (m->store && c->key.plan.mxcsr) {
+        run_converting_store(v, c, effective_address);
+        return;
+    }
+    void *memory = find_memory(v, m, effective_address);
     if (X86_LIKELY(memory != NULL))
         run_with(v, c, memory, effective_address);
+    else if (m->store && m->size == M80)
+        run_x87_store(v, c, effective_address);
     else
         run_bounced(v, c, effective_address);
 }

@@ -231,6 +231,11 @@ static void write_legacy(struct vcpu *v, uint64_t linear, uint64_t written, uint
     }
 }
 
+static bool legacy_touched(uint64_t written, uint64_t mxcsr)
+{
+    return (written & (XCR0_X87 | XCR0_SSE)) || (mxcsr & (XCR0_SSE | XCR0_AVX));
+}
+
 void fpu_xsave(struct vcpu *v, uint64_t linear, uint64_t mask, bool compact, bool optimized,
                bool rex_w)
 {
@@ -240,7 +245,9 @@ void fpu_xsave(struct vcpu *v, uint64_t linear, uint64_t mask, bool compact, boo
         used |= XCR0_SSE; /* SDM 1, 13.10 */
     uint64_t written = compact || optimized ? rfbm & used : rfbm;
     uint64_t compact_bv = compact ? rfbm | COMPACT : 0;
-    probe_guest(v, linear, AREA_OFFSET);
+    if (legacy_touched(written, compact ? written & XCR0_SSE : rfbm))
+        probe_guest(v, linear, HEADER_OFFSET);
+    probe_guest(v, linear + HEADER_OFFSET, AREA_OFFSET - HEADER_OFFSET);
     for (unsigned i = AVX; i < COMPONENTS; i++)
         if ((written >> i & 1) && reached(v, i))
             probe_guest(v, linear + offset_of(i, compact_bv), reached(v, i));
@@ -277,12 +284,25 @@ static void check_header(struct vcpu *v, const uint64_t header[8])
         x86_raise_gp0(v);
 }
 
+/* XRSTOR reaches to the end of the last component that is asked for, loaded or not. */
+static void probe_extent(struct vcpu *v, uint64_t linear, uint64_t rfbm, uint64_t compact_bv)
+{
+    uint64_t last;
+    uint8_t byte;
+    unsigned i = COMPONENTS;
+    while (i > AVX && !((rfbm >> (i - 1) & 1) && reached(v, i - 1)))
+        i--;
+    last = i > AVX ? offset_of(i - 1, compact_bv) + reached(v, i - 1) : AREA_OFFSET;
+    read_guest(v, linear + last - 1, &byte, 1);
+}
+
 void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)
 {
     struct image im;
     check_xsave(v, linear);
     uint64_t rfbm = mask & v->xcr0;
     read_guest(v, linear + HEADER_OFFSET, im.header, sizeof im.header);
+    probe_extent(v, linear, rfbm, im.header[1]);
     check_header(v, im.header);
     uint64_t compact_bv = im.header[1], loaded = rfbm & im.header[0];
     bool compact = compact_bv & COMPACT;
