@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "engine/engine.h"
+#include "engine/host/copy.h"
 #include "guest.h"
 #include "x86/cpuid.h"
 #include "x86/msr.h"
@@ -519,12 +520,28 @@ static void random_registers(void)
     tlb_flush_all(v);
 }
 
+/* cmocka puts its own handlers in place of those of copied instructions (copy_run.c). */
+static struct sigaction copy_fpe, copy_ill;
+
+static void keep_copy_handlers(void)
+{
+    struct copy_cache *c;
+    struct error e;
+    if (copy_cache_create(&c, &e) != 0)
+        abort();
+    copy_cache_destroy(c);
+    sigaction(SIGFPE, NULL, &copy_fpe);
+    sigaction(SIGILL, NULL, &copy_ill);
+}
+
 /* Random code, ring and registers: nothing to expect but that the engine survives (under the
  * sanitizers), stays within its limit, and answers a request to stop. */
 static void random_code_is_survived(void **state)
 {
     struct vcpu *v = g->v;
     struct itimerval each_5_ms = {{0, 5000}, {0, 5000}}, off = {0};
+    sigaction(SIGFPE, &copy_fpe, NULL);
+    sigaction(SIGILL, &copy_ill, NULL);
     signal(SIGALRM, on_alarm);
     guest_mark(g);
     setitimer(ITIMER_REAL, &each_5_ms, NULL);
@@ -576,5 +593,6 @@ int main(void)
         PROTECTED(a_jump_over_a_page_that_offsets_do_not_show_is_not_linked),
         PROTECTED(instructions_end_at_the_limit),
     };
+    keep_copy_handlers();
     return cmocka_run_group_tests_name("interp", tests, NULL, NULL);
 }
