@@ -284,12 +284,15 @@ static void check_header(struct vcpu *v, const uint64_t header[8])
         x86_raise_gp0(v);
 }
 
-/* XRSTOR reaches to the end of the last component that is asked for, loaded or not. */
+/* XRSTOR reaches to the end of the last component that is asked for and that the area has room for,
+ * loaded or not. */
 static void probe_extent(struct vcpu *v, uint64_t linear, uint64_t rfbm, uint64_t compact_bv)
 {
     uint64_t last;
     uint8_t byte;
     unsigned i = COMPONENTS;
+    if (compact_bv & COMPACT)
+        rfbm &= compact_bv;
     while (i > AVX && !((rfbm >> (i - 1) & 1) && reached(v, i - 1)))
         i--;
     last = i > AVX ? offset_of(i - 1, compact_bv) + reached(v, i - 1) : AREA_OFFSET;
@@ -303,17 +306,15 @@ void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)
     uint64_t rfbm = mask & v->xcr0;
     read_guest(v, linear + HEADER_OFFSET, im.header, sizeof im.header);
     probe_extent(v, linear, rfbm, im.header[1]);
+    if (rfbm & (XCR0_X87 | XCR0_SSE | XCR0_AVX)) /* the processor touches it, loaded or not */
+        read_guest(v, linear, im.legacy, LEGACY_BYTES);
     check_header(v, im.header);
     uint64_t compact_bv = im.header[1], loaded = rfbm & im.header[0];
     bool compact = compact_bv & COMPACT;
     bool load_mxcsr = compact ? loaded & XCR0_SSE : rfbm & (XCR0_SSE | XCR0_AVX);
-    if (load_mxcsr || (loaded & (XCR0_X87 | XCR0_SSE)))
-        read_guest(v, linear, im.legacy, LEGACY_BYTES);
     uint32_t mxcsr = MXCSR_INITIAL;
     if (load_mxcsr)
         memcpy(&mxcsr, im.legacy + 24, 4);
-    if (mxcsr & MXCSR_RESERVED)
-        x86_raise_gp0(v);
     for (unsigned i = AVX; i < COMPONENTS; i++) {
         memset(im.component[i], 0, component_size(i));
         if ((loaded >> i & 1) && reached(v, i))
@@ -324,15 +325,19 @@ void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)
         get_x87(v, im.legacy, rex_w);
     else if (rfbm & XCR0_X87)
         initial_x87(&v->vector);
-    if (load_mxcsr || (rfbm & XCR0_SSE))
-        v->vector.mxcsr = mxcsr;
     if (!(loaded & XCR0_SSE))
         memset(im.legacy + 160, 0, 256);
     for (unsigned n = 0; (rfbm & XCR0_SSE) && n < xmm_count(v); n++)
         memcpy(&v->vector.zmm[n * X86_ZMM_QWORDS], im.legacy + 160 + 16 * n, 16);
     for (unsigned i = AVX; i < COMPONENTS; i++)
-        if ((rfbm >> i & 1) && component_size(i))
+        if ((rfbm >> i & 1) && component_size(i) && i != OPMASK)
             move_component(v, i, im.component[i], true);
+    if (mxcsr & MXCSR_RESERVED) /* the processor looks when all but the opmasks has been loaded */
+        x86_raise_gp0(v);
+    if (rfbm >> OPMASK & 1)
+        move_component(v, OPMASK, im.component[OPMASK], true);
+    if (load_mxcsr || (rfbm & XCR0_SSE))
+        v->vector.mxcsr = mxcsr;
 }
 
 static void check_fxsave(struct vcpu *v, uint64_t linear)
