@@ -71,7 +71,7 @@ struct diff_case {
     /* Addresses that the instruction may touch in any order; size 0: there are none such. */
     uint64_t unordered;
     uint32_t unordered_size;
-    bool partial_load; /* a #PF may come when some of the registers have been loaded: XRSTOR */
+    bool partial_load; /* a fault may come when some of the registers have been loaded: XRSTOR */
     struct diff_state in;
     unsigned patch_count, patch_bytes;
     struct {

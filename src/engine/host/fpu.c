@@ -315,6 +315,8 @@ void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)
     uint32_t mxcsr = MXCSR_INITIAL;
     if (load_mxcsr)
         memcpy(&mxcsr, im.legacy + 24, 4);
+    if (mxcsr & MXCSR_RESERVED)
+        x86_raise_gp0(v);
     for (unsigned i = AVX; i < COMPONENTS; i++) {
         memset(im.component[i], 0, component_size(i));
         if ((loaded >> i & 1) && reached(v, i))
@@ -325,19 +327,15 @@ void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)
         get_x87(v, im.legacy, rex_w);
     else if (rfbm & XCR0_X87)
         initial_x87(&v->vector);
+    if (load_mxcsr || (rfbm & XCR0_SSE))
+        v->vector.mxcsr = mxcsr;
     if (!(loaded & XCR0_SSE))
         memset(im.legacy + 160, 0, 256);
     for (unsigned n = 0; (rfbm & XCR0_SSE) && n < xmm_count(v); n++)
         memcpy(&v->vector.zmm[n * X86_ZMM_QWORDS], im.legacy + 160 + 16 * n, 16);
     for (unsigned i = AVX; i < COMPONENTS; i++)
-        if ((rfbm >> i & 1) && component_size(i) && i != OPMASK)
+        if ((rfbm >> i & 1) && component_size(i))
             move_component(v, i, im.component[i], true);
-    if (mxcsr & MXCSR_RESERVED) /* the processor looks when all but the opmasks has been loaded */
-        x86_raise_gp0(v);
-    if (rfbm >> OPMASK & 1)
-        move_component(v, OPMASK, im.component[OPMASK], true);
-    if (load_mxcsr || (rfbm & XCR0_SSE))
-        v->vector.mxcsr = mxcsr;
 }
 
 static void check_fxsave(struct vcpu *v, uint64_t linear)
