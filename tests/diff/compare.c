@@ -72,7 +72,7 @@ static bool fault_within(const struct diff_case *c, const struct diff_outcome *o
     uint64_t last = c->unordered + c->unordered_size - 1;
 
     if (o->vector == VECTOR_PF)
-        return o->address - c->unordered < c->unordered_size;
+        return ((o->address - c->unordered) & c->unordered_mask) < c->unordered_size;
     return (o->vector == VECTOR_GP || o->vector == VECTOR_SS) && o->error == 0 &&
            (c->unordered >> 47) != (last >> 47);
 }

@@ -71,6 +71,7 @@ struct diff_case {
     /* Addresses that the instruction may touch in any order; size 0: there are none such. */
     uint64_t unordered;
     uint32_t unordered_size;
+    uint64_t unordered_mask; /* of the address size: where they wrap */
     bool partial_load; /* a fault may come when some of the registers have been loaded: XRSTOR */
     struct diff_state in;
     unsigned patch_count, patch_bytes;

@@ -511,6 +511,7 @@ static void mark_unordered(struct generator *g)
 void generate_special(struct generator *g)
 {
     g->c->unordered = g->c->unordered_size = 0;
+    g->c->unordered_mask = g->insn.address_width == 32 ? UINT32_MAX : UINT64_MAX;
     g->c->partial_load =
         g->form->mnemonic == ZYDIS_MNEMONIC_XRSTOR || g->form->mnemonic == ZYDIS_MNEMONIC_XRSTOR64;
     if (g->insn.meta.category == ZYDIS_CATEGORY_STRINGOP)

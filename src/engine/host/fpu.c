@@ -306,7 +306,9 @@ void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)
     uint64_t rfbm = mask & v->xcr0;
     read_guest(v, linear + HEADER_OFFSET, im.header, sizeof im.header);
     probe_extent(v, linear, rfbm, im.header[1]);
-    if (rfbm & (XCR0_X87 | XCR0_SSE | XCR0_AVX)) /* the processor touches it, loaded or not */
+    uint64_t in_legacy = im.header[1] & COMPACT ? im.header[1] & (XCR0_X87 | XCR0_SSE)
+                                                : XCR0_X87 | XCR0_SSE | XCR0_AVX;
+    if (rfbm & in_legacy) /* the processor touches it, loaded or not */
         read_guest(v, linear, im.legacy, LEGACY_BYTES);
     check_header(v, im.header);
     uint64_t compact_bv = im.header[1], loaded = rfbm & im.header[0];
