@@ -72,10 +72,9 @@ run: all guest ## boot the default guest (KERNEL, INITRD, APPEND, ARGS)
 	@exec $(BUILD)/doppel run --kernel $(KERNEL) --initrd $(INITRD) --append "$(APPEND)" $(ARGS)
 
 # An area with programs or needs of its own says so in tests/AREA/build.mk: it adds to TEST_DEPS,
-# SOAK_DEPS, MUTATE_DEPS or BENCH_DEPS (`guest` there means that the default guest is needed).
+# SOAK_DEPS or BENCH_DEPS (`guest` there means that the default guest is needed).
 TEST_DEPS := $(TEST_BINS)
 SOAK_DEPS :=
-MUTATE_DEPS :=
 BENCH_DEPS :=
 -include $(sort $(wildcard tests/*/build.mk bench/build.mk))
 MAIN := $(if $(wildcard src/cli/main.c),$(BUILD)/doppel)
@@ -87,8 +86,8 @@ check: $(MAIN) $(TEST_DEPS) | $(NEED_CHECK) ## build and run every test (AREAS="
 soak: $(MAIN) $(TEST_DEPS) $(SOAK_DEPS) ## run the long tests
 	@$(DRIVER) soak
 
-mutate: $(MAIN) $(TEST_DEPS) $(MUTATE_DEPS) ## seed faults; every one must be caught by a test
-	@$(DRIVER) mutate
+mutate: $(MAIN) $(TEST_DEPS) ## seed faults; every one must be caught by a test
+	@BUILD=$(BUILD) CC=$(CC) MAKE=$(MAKE) tools/mutate
 
 bench: all guest $(BENCH_DEPS) ## measure, side by side with QEMU
 	@tools/setup bench
