@@ -65,7 +65,7 @@ SNIPPET(address32, "mov (%ebx), %eax");
 SNIPPET(moffs_op, "movabs 0x0000800000000000, %rax");
 SNIPPET(movups_op, "movups (%rbx), %xmm0");
 SNIPPET(sgdt_op, "sgdt (%rbx)");
-SNIPPET(ljmp_mem, "rex.w ljmp *(%rbx)");
+SNIPPET(ljmp_mem, ".byte 0x48, 0xff, 0x2b"); /* JMP m16:64 [rbx] */
 
 /* Each with RBX = RSP-less BAD unless the row says otherwise. */
 struct row {
