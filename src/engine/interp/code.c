@@ -18,6 +18,7 @@
  * which the limit of CS lies: there each instruction is checked against it as it is fetched.
  */
 #include "engine/interp/code.h"
+#include "engine/interp/sync.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -145,7 +146,7 @@ static void kill_page(struct interp *t, uint64_t physical)
 void code_page_written(struct interp *t, gpa_t page)
 {
     kill_page(t, page.v);
-    vcpu_request(t->vcpu, VCPU_REQUEST_CODE);
+    vcpu_request(t->vcpu, VCPU_REQUEST_CODE); /* leave the run of records; free what is dead */
 }
 
 void code_page_post(struct interp *t, gpa_t page)
@@ -196,6 +197,7 @@ void code_reclaim(struct interp *t)
         kill_all(t);
     for (unsigned n = 0; n < count; n++)
         kill_page(t, pages[n]);
+    sync_serve_protect(t);
     free_dead(c);
     if (copy_cache_full(t->vm->copies) && t->vm->vcpu_count == 1)
         drop_copies(t);
@@ -220,8 +222,9 @@ static struct code_page *page_create(struct interp *t, uint64_t physical, enum i
     *bucket_of(c, physical) = p;
     c->page_count++;
     mem_page(t->vm->platform->mem, GPA(physical), &flags);
-    if (!(atomic_fetch_or(flags, MEM_PAGE_CODE) & MEM_PAGE_CODE))
+    if (!(atomic_fetch_or(flags, MEM_PAGE_CODE) & MEM_PAGE_CODE) || t->vm->vcpu_count > 1)
         tlb_protect_page(t->vcpu, host);
+    sync_protect(t, GPA(physical));
     t->vcpu->counters.code_pages_decoded++;
     return p;
 }
@@ -347,12 +350,14 @@ const struct insn *code_find(struct vcpu *v)
     if (host == NULL || limited)
         return code_uncached(v);
     struct code_page *p = page_find(t, physical, insn_mode_of(v), host);
+    if (vcpu_requests(v) & VCPU_REQUEST_CODE)
+        return NULL; /* p may be about to go */
     unsigned offset = linear & 0xfff;
     const struct insn *i = p == NULL ? NULL : page_record(p, offset);
     if (p != NULL && i == NULL) {
         i = decode_run(t, p, host, offset);
         if (i == NULL) { /* the page's slots are used up by overlapping runs: begin afresh */
-            code_page_written(t, GPA(physical));
+            kill_page(t, physical);
             p = page_find(t, physical, insn_mode_of(v), host);
             i = p == NULL ? NULL : decode_run(t, p, host, offset);
         }

@@ -9,7 +9,8 @@
 int code_cache_create(struct code_cache **out);
 void code_cache_destroy(struct code_cache *c);
 
-/* The record at v->rip; decodes as needed. Raises #PF, #GP. */
+/* The record at v->rip; decodes as needed. NULL when VCPU_REQUEST_CODE must be served first. Raises
+ * #PF, #GP. */
 const struct insn *code_find(struct vcpu *v);
 /* The same without keeping it: code outside RAM. */
 const struct insn *code_uncached(struct vcpu *v);

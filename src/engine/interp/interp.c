@@ -18,6 +18,7 @@
 #include "engine/engine.h"
 #include "engine/interp/code.h"
 #include "engine/interp/step.h"
+#include "engine/interp/sync.h"
 
 #define ATTENTION_FLAGS (FLAG_TF | FLAG_RF)
 
@@ -34,8 +35,9 @@ static uint64_t instruction_breakpoint(const struct vcpu *v)
     return hit;
 }
 
-/* One instruction with everything that may want it alone. Raises. */
-static void step(struct vcpu *v)
+/* One instruction with everything that may want it alone; false when requests must be served first.
+ * Raises. */
+static bool step(struct vcpu *v)
 {
     struct interp *t = v->engine_state;
     bool trap = (v->rflags & FLAG_TF) != 0;
@@ -54,6 +56,8 @@ static void step(struct vcpu *v)
         i = code_find(v);
     while (i != NULL && i->exec == op_look_up) /* a run that ends where another begins */
         i = i->link != NULL ? i->link : code_find(v);
+    if (i == NULL)
+        return false;
     v->interrupt_shadow = false;
     v->shadow_blocks_debug = false;
     v->rflags &= ~(uint64_t)FLAG_RF;
@@ -64,6 +68,7 @@ static void step(struct vcpu *v)
     v->counters.instructions++;
     if (trap && !t->own_trap)
         v->debug_pending |= DR6_BS;
+    return true;
 }
 
 /* An exception was raised by the instruction at RIP: data breakpoints that its earlier accesses met
@@ -83,6 +88,8 @@ static void run_records(struct vcpu *v)
     const struct insn *i = code_known(v);
     if (i == NULL)
         i = code_find(v);
+    if (i == NULL)
+        return;
     do {
         i = i->exec(v, i);
     } while (X86_LIKELY(++v->counters.instructions < v->instruction_limit) && i != NULL);
@@ -93,12 +100,20 @@ static bool needs_attention(const struct vcpu *v)
     return (v->rflags & ATTENTION_FLAGS) != 0 || (v->dr7 & DR7_ENABLED) != 0 || v->interrupt_shadow;
 }
 
+static void serve_code_requests(struct vcpu *v)
+{
+    while (vcpu_requests(v) & VCPU_REQUEST_CODE) {
+        code_reclaim(v->engine_state);
+        sync_pause(v->engine_state);
+    }
+}
+
 /* What is due between two instructions. */
 static enum exit_reason boundary(struct vcpu *v)
 {
     uint32_t requests = vcpu_requests(v);
     if (requests & VCPU_REQUEST_CODE)
-        code_reclaim(v->engine_state);
+        serve_code_requests(v);
     if (requests & VCPU_REQUEST_LIMIT)
         vcpu_request_clear(v, VCPU_REQUEST_LIMIT); /* v->instruction_limit is read each time */
     if ((requests & ~(uint32_t)(VCPU_REQUEST_CODE | VCPU_REQUEST_LIMIT)) == 0 &&
@@ -130,11 +145,16 @@ static enum exit_reason interp_run(struct vcpu *v, uint64_t limit)
     t->thread = pthread_self();
     t->running = true;
     v->instruction_limit = limit;
-    if (setjmp(frame) != 0 && v->activity != VCPU_SHUTDOWN) /* x86/ did: not supported */
-        deliver_fault(v);
+    sync_enter_guest(t);
+    if (setjmp(frame) != 0) {
+        sync_exclusive_end(t);
+        if (v->activity != VCPU_SHUTDOWN) /* x86/ did: not supported */
+            deliver_fault(v);
+    }
     v->unwind = &frame;
     exit = v->activity == VCPU_SHUTDOWN ? EXIT_SHUTDOWN : run_loop(v);
     v->unwind = NULL;
+    sync_leave_guest(t);
     t->running = false;
     return exit;
 }
@@ -146,17 +166,20 @@ enum exit_reason interp_step(struct vcpu *v)
 
     t->thread = pthread_self();
     t->running = true;
-    if (vcpu_requests(v) & VCPU_REQUEST_CODE)
-        code_reclaim(t);
+    sync_enter_guest(t);
     if (setjmp(frame) == 0) {
         v->unwind = &frame;
-        step(v);
-    } else if (v->activity != VCPU_SHUTDOWN) {
-        deliver_fault(v);
+        do
+            serve_code_requests(v);
+        while (!step(v));
+    } else {
+        sync_exclusive_end(t);
+        if (v->activity != VCPU_SHUTDOWN)
+            deliver_fault(v);
     }
-    if (vcpu_requests(v) & VCPU_REQUEST_CODE)
-        code_reclaim(t);
+    serve_code_requests(v);
     v->unwind = NULL;
+    sync_leave_guest(t);
     t->running = false;
     return v->activity == VCPU_SHUTDOWN ? EXIT_SHUTDOWN
            : v->activity == VCPU_ACTIVE ? EXIT_NONE
@@ -192,6 +215,8 @@ static int vm_init(struct x86_platform *p, void **engine_vm, struct error *e)
     if (vm == NULL)
         return error_set(e, ENOMEM, "engine interp: no memory");
     vm->platform = p;
+    pthread_mutex_init(&vm->sync_lock, NULL);
+    pthread_cond_init(&vm->sync_changed, NULL);
     insn_decoder_init(&vm->decoder, p->cpuid);
     int err = copy_cache_create(&vm->copies, e);
     if (err == 0) {
@@ -214,14 +239,16 @@ static void vm_fini(void *engine_vm)
 {
     struct interp_vm *vm = engine_vm;
     copy_cache_destroy(vm->copies);
+    pthread_cond_destroy(&vm->sync_changed);
+    pthread_mutex_destroy(&vm->sync_lock);
     free(vm);
 }
 
 static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
 {
     struct interp_vm *vm = engine_vm;
-    if (vm->vcpu_count == sizeof(vm->vcpus) / sizeof(vm->vcpus[0]))
-        return error_set(e, EINVAL, "engine interp: at most %u vCPUs", vm->vcpu_count);
+    if (vm->vcpu_count == INTERP_VCPUS_MAX)
+        return error_set(e, EINVAL, "engine interp: more than %d vCPUs", INTERP_VCPUS_MAX);
     struct interp *t = calloc(1, sizeof(*t));
     if (t == NULL || code_cache_create(&t->code) != 0) {
         free(t);
@@ -229,6 +256,7 @@ static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
     }
     t->vm = vm;
     t->vcpu = v;
+    t->quiet = true;
     t->code_generation = 1; /* an empty jump cache holds context 0 */
     vm->vcpus[vm->vcpu_count++] = t;
     v->engine_state = t;

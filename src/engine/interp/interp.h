@@ -22,13 +22,22 @@
 
 struct code_cache;
 
+#define INTERP_VCPUS_MAX 64
+#define PROTECT_MAX      32 /* pages posted to one vCPU; more flush its TLB */
+
 /* One per VM. */
 struct interp_vm {
     struct x86_platform *platform;
     struct copy_cache *copies;
     struct insn_decoder decoder;
-    struct interp *vcpus[64];
+    struct interp *vcpus[INTERP_VCPUS_MAX];
     unsigned vcpu_count;
+
+    /* sync.c: where the vCPUs wait for each other. */
+    pthread_mutex_t sync_lock;
+    pthread_cond_t sync_changed;
+    _Atomic(struct interp *) exclusive; /* all others are to be quiet */
+    _Atomic unsigned waiting;           /* threads in sync_changed */
 };
 
 #define JUMP_CACHE_SIZE 4096u
@@ -45,6 +54,12 @@ struct interp {
     struct vcpu *vcpu;
     pthread_t thread; /* that runs it; valid while `running` */
     _Atomic bool running;
+    _Atomic bool quiet; /* sync.h */
+    uint64_t protect_pages[PROTECT_MAX];
+    unsigned protect_count;
+    bool protect_all;
+    uint64_t protect_posted; /* under sync_lock, as the above */
+    _Atomic uint64_t protect_served;
     struct code_cache *code;
     uint64_t code_generation; /* moves when decoded pages go */
     bool own_trap;            /* the instruction itself decides on its single-step trap */
@@ -216,6 +231,7 @@ struct rmw {
     void *host;
     uint64_t linear;
     bool wrote_slow; /* tlb_pointer_wrote is due */
+    bool exclusive;  /* LOCK off plain RAM: the other vCPUs wait until the store */
 };
 
 struct rmw rmw_begin_slow(struct vcpu *v, const struct insn *i, uint64_t linear, unsigned size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Slow paths of memory operands: misses, page crossings, devices, faults. The guest controls every
  * address. */
-#include "engine/interp/interp.h"
+#include "engine/interp/sync.h"
 
 /* 64-bit mode: an access with any non-canonical byte raises #GP(0), or #SS(0) through SS
  * (SDM 1 3.3.7.1). Other modes were checked by x86_linear. */
@@ -64,8 +64,11 @@ struct rmw rmw_begin_slow(struct vcpu *v, const struct insn *i, uint64_t linear,
     m.host = tlb_pointer_rmw(v, reach, linear, size);
     if (m.host == NULL) {
         tlb_probe(v, reach, linear, size, true);
-        if (i->prefixes & INSN_LOCK)
+        m.exclusive = (i->prefixes & INSN_LOCK) || i->op == ZYDIS_MNEMONIC_XCHG;
+        if (m.exclusive) {
             v->counters.split_locks++;
+            sync_exclusive_begin(v->engine_state);
+        }
     }
     return m;
 }
@@ -78,6 +81,8 @@ uint64_t rmw_load_slow(struct vcpu *v, const struct rmw *m, unsigned size)
 void rmw_store_slow(struct vcpu *v, const struct rmw *m, uint64_t value, unsigned size)
 {
     tlb_store_slow(v, (enum tlb_reach)v->reach, m->linear, value, size);
+    if (m->exclusive)
+        sync_exclusive_end(v->engine_state);
 }
 
 #define CAS_CASE(type, suffix, constraint)                                        \
