@@ -29,7 +29,7 @@ enum machine_status {
     MACHINE_DIED = 6,   /* triple fault */
 };
 
-#define MACHINE_CPUS_MAX 1u
+#define MACHINE_CPUS_MAX 16
 
 /* ORDER cli on_names */
 enum machine_action { MACHINE_ON_EXIT, MACHINE_ON_RESET };

@@ -169,14 +169,21 @@ static void request_room(struct interp *t)
         vcpu_request(t->vcpu, VCPU_REQUEST_CODE);
 }
 
-/* Every decoded page goes, because its records hold prepared copies; then the copies can. That
- * needs every vCPU of the VM at this place: with one, its own thread is the proof. */
+/* Every decoded page goes, because its records hold prepared copies; then the copies can. The other
+ * vCPUs are quiet meanwhile: none runs a copy, and what records they hold lead to op_stale. */
 static void drop_copies(struct interp *t)
 {
-    kill_all(t);
-    free_dead(t->code);
-    copy_cache_clear(t->vm->copies);
-    t->code->uncached.insn[0] = (struct insn){0};
+    struct interp_vm *vm = t->vm;
+
+    sync_exclusive_begin(t);
+    for (unsigned n = 0; copy_cache_full(vm->copies) && n < vm->vcpu_count; n++) {
+        kill_all(vm->vcpus[n]);
+        vm->vcpus[n]->code->uncached.insn[0] = (struct insn){0};
+        vcpu_request(vm->vcpus[n]->vcpu, VCPU_REQUEST_CODE);
+    }
+    if (copy_cache_full(vm->copies))
+        copy_cache_clear(vm->copies);
+    sync_exclusive_end(t);
 }
 
 void code_reclaim(struct interp *t)
@@ -198,9 +205,9 @@ void code_reclaim(struct interp *t)
     for (unsigned n = 0; n < count; n++)
         kill_page(t, pages[n]);
     sync_serve_protect(t);
-    free_dead(c);
-    if (copy_cache_full(t->vm->copies) && t->vm->vcpu_count == 1)
+    if (copy_cache_full(t->vm->copies))
         drop_copies(t);
+    free_dead(c);
 }
 
 static struct code_page *page_create(struct interp *t, uint64_t physical, enum insn_mode mode,
