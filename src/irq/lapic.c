@@ -361,7 +361,6 @@ void lapic_reset_locked(struct lapic *l)
     l->svr = 0xff;
     l->icr = 0;
     l->extint = 0;
-    l->sipi_vector = 0;
     memset(l->isr, 0, sizeof(l->isr));
     memset(l->irr, 0, sizeof(l->irr));
     memset(l->tmr, 0, sizeof(l->tmr));

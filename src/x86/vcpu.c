@@ -58,7 +58,6 @@ static void reset_common(struct vcpu *v)
     v->dr7 = DR7_FIXED;
     v->debug_pending = 0;
     v->efer = 0;
-    vcpu_request_clear(v, VCPU_REQUEST_NMI | VCPU_REQUEST_INIT | VCPU_REQUEST_SIPI);
     vcpu_update_mode(v);
 }
 
@@ -80,6 +79,7 @@ void vcpu_reset(struct vcpu *v)
     v->spec_ctrl = v->mcg_status = 0;
     x86_vector_reset(&v->vector);
     reset_common(v);
+    vcpu_request_clear(v, VCPU_REQUEST_NMI | VCPU_REQUEST_INIT | VCPU_REQUEST_SIPI);
     tlb_init(&v->tlb);
 }
 
@@ -87,6 +87,8 @@ void vcpu_init_signal(struct vcpu *v)
 {
     v->cr0 = (v->cr0 & (CR0_CD | CR0_NW)) | CR0_ET;
     reset_common(v);
+    /* Not the SIPI: the sender need not wait, so it may have come while INIT was pending. */
+    vcpu_request_clear(v, VCPU_REQUEST_NMI);
     tlb_flush_all(v);
 }
 
