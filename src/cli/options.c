@@ -195,9 +195,6 @@ static int set_count(const struct cli_option *o, const char *value, void *member
         return error_set(e, EINVAL, "--%s: '%s' is not a number; give one from %llu to %llu",
                          o->name, value, (unsigned long long)o->min, (unsigned long long)o->max);
     if (cli_parse_size(value, &n) != 0 || n < o->min || n > o->max) {
-        if (o->min == o->max)
-            return error_set(e, EINVAL, "--%s: %s is not possible yet; give %llu", o->name, value,
-                             (unsigned long long)o->max);
         return error_set(e, EINVAL, "--%s: %s is out of range; give from %llu to %llu", o->name,
                          value, (unsigned long long)o->min, (unsigned long long)o->max);
     }
@@ -343,5 +340,9 @@ int cli_run_parse(int count, char *const words[], struct cli_run *out, struct er
         if (rc != 0)
             return rc;
     }
+    if (!out->help && out->machine.clock == CLOCK_SOURCE_INSTRUCTIONS && out->machine.cpus > 1)
+        return error_set(e, EINVAL,
+                         "--clock instructions counts the instructions of one processor; give "
+                         "--cpus 1 or --clock real");
     return 0;
 }

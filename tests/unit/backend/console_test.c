@@ -183,7 +183,14 @@ static void pipe_passes_unchanged(void **state)
     if (err == 0) {
         console_attach(c, &client, &p, &p.lock);
         console_want_input(c, 100);
-        usleep(50000);
+        for (int i = 0; i < 500; i++) { /* the I/O thread reads when the host lets it run */
+            pthread_mutex_lock(&p.lock);
+            bool all = p.count >= 6;
+            pthread_mutex_unlock(&p.lock);
+            if (all)
+                break;
+            usleep(10000);
+        }
         console_put(c, 'o');
         console_put(c, 'k');
         console_detach(c);

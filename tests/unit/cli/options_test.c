@@ -155,9 +155,11 @@ static void refused_values(void **state)
     refuse(WORDS("--mem", "16E"), "16E", "from 2M to 1T");
     refuse(WORDS("--mem", "2097153"), "2097153", "whole pages");
     refuse(WORDS("--mem", ""), "--mem", "such as 512M");
-    refuse(WORDS("--cpus", "0"), "--cpus", "give 1");
-    refuse(WORDS("--cpus", "2"), "--cpus", "give 1");
-    refuse(WORDS("--cpus", "99999999999999999999"), "--cpus", "give 1");
+    refuse(WORDS("--cpus", "0"), "--cpus", "from 1 to 16");
+    refuse(WORDS("--cpus", "17"), "--cpus", "from 1 to 16");
+    refuse(WORDS("--cpus", "99999999999999999999"), "--cpus", "from 1 to 16");
+    refuse(WORDS("--kernel", "k", "--cpus", "2", "--clock", "instructions"), "--clock instructions",
+           "--cpus 1");
     refuse(WORDS("--cpus", "1K"), "'1K'", "number");
     refuse(WORDS("--cpus", "-1"), "'-1'", "number");
     refuse(WORDS("--engine", "steam"), "'steam'", "none");
