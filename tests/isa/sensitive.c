@@ -291,6 +291,10 @@ static void test_moves(void)
         verdict2("mov-push-pop-segment", at_cpl[cpl]);
     }
     __asm__ volatile("mov %0, %%fs" ::"r"(0));
+    struct regs weak = {.rcx = KERNEL_DS | 3}; /* the RPL counts as the CPL does */
+    run_kernel(&weak, mov_to_fs);
+    want_trap(&weak, VECTOR_GP, KERNEL_DS, (u64)mov_to_fs);
+    verdict("mov-to-segment-rpl");
     /* A write sets the descriptor's accessed bit. */
     set_descriptor(0x60, 0x00cff2000000ffff);
     struct regs r = {.rcx = 0x63};
