@@ -122,6 +122,11 @@ static void write_cr3(struct vcpu *v, uint64_t value)
     tlb_switch_space(v, keep);
 }
 
+void x86_task_load_cr3(struct vcpu *v, uint32_t value)
+{
+    write_cr3(v, value);
+}
+
 static void write_cr4(struct vcpu *v, uint64_t value)
 {
     uint64_t changed = value ^ v->cr4;

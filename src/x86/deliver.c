@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Delivery of exceptions and interrupts through the IDT (SDM 3A chapter 6; SDM 2A INT n), with
- * double and triple faults; real mode's vector table is real.c's. The IDT, the TSS and the
- * descriptors are the guest's. Virtual-8086 mode and task gates are not supported. The vCPU's own
- * thread. */
+ * double and triple faults; real mode's vector table is real.c's, the switch behind a task gate
+ * task.c's. The IDT, the TSS and the descriptors are the guest's. The vCPU's own thread. */
 #include <setjmp.h>
 
 #include "x86/descriptor.h"
@@ -20,6 +19,7 @@ struct event {
 };
 
 struct idt_gate {
+    bool task; /* a task gate: selector is that of a TSS */
     uint16_t selector;
     uint64_t offset;
     unsigned size; /* of each push */
@@ -56,10 +56,8 @@ static struct idt_gate gate_read(struct vcpu *v, const struct event *event, uint
         raise_idt(v, VECTOR_GP, event->vector, ext);
     if (!(attributes & ATTR_P))
         raise_idt(v, VECTOR_NP, event->vector, ext);
-    if (task)
-        x86_unsupported(v, "an interrupt through a task gate");
-
     struct idt_gate gate = {
+        .task = task,
         .selector = (uint16_t)(d.low >> 16),
         .offset = d.low & 0xffff,
         .size = v->long_mode ? 8
@@ -75,11 +73,16 @@ static struct idt_gate gate_read(struct vcpu *v, const struct event *event, uint
     return gate;
 }
 
+/* What virtual-8086 mode has in its frame before SS; afterwards they are null (SDM 3B 20.2.2). */
+static const enum x86_sreg v86_segments[4] = {SEG_GS, SEG_FS, SEG_DS, SEG_ES};
+
 static void push_frame(struct vcpu *v, struct x86_stack *stack, const struct event *event,
                        unsigned size, bool with_ss)
 {
     if (v->long_mode)
         stack->sp &= ~(uint64_t)0xf; /* SDM 3A 6.14.2 */
+    for (unsigned i = 0; i < 4 && x86_virtual_8086(v); i++)
+        x86_stack_push(v, stack, v->seg[v86_segments[i]].selector, size);
     if (with_ss) {
         x86_stack_push(v, stack, v->seg[SEG_SS].selector, size);
         x86_stack_push(v, stack, v->gpr[RSP], size);
@@ -108,14 +111,23 @@ static void deliver(struct vcpu *v, const struct event *event)
         leave_shadow(v);
         return;
     }
-    if (x86_virtual_8086(v))
-        x86_unsupported(v, "an interrupt or exception in virtual-8086 mode");
-
     struct idt_gate gate = gate_read(v, event, ext);
+    if (gate.task) {
+        x86_task_switch(v, gate.selector, TASK_EVENT,
+                        &(struct x86_task_event){.rip = event->rip,
+                                                 .rflags = event->rflags,
+                                                 .ext = ext,
+                                                 .has_error = event->has_error,
+                                                 .error = event->error});
+        return;
+    }
     x86_code_read(v, gate.selector, ext, &code);
     unsigned dpl = ATTR_GET_DPL(code.segment.attributes);
     if (dpl > v->cpl || (v->long_mode && !code.is64))
         x86_raise_selector(v, VECTOR_GP, gate.selector, ext);
+    bool v86 = x86_virtual_8086(v);
+    if (v86 && (dpl != 0 || x86_is_conforming(code.segment.attributes)))
+        x86_raise_selector(v, VECTOR_GP, gate.selector, ext); /* SDM 3B 20.2.2 */
     if (!(code.segment.attributes & ATTR_P))
         x86_raise_selector(v, VECTOR_NP, gate.selector, ext);
     unsigned cpl = x86_is_conforming(code.segment.attributes) ? v->cpl : dpl;
@@ -134,6 +146,8 @@ static void deliver(struct vcpu *v, const struct event *event)
     v->gpr[RSP] = x86_stack_pointer(v, &stack);
     if (inner)
         v->seg[SEG_SS] = stack.ss;
+    for (unsigned i = 0; i < 4 && v86; i++)
+        v->seg[v86_segments[i]] = x86_null_segment(0, 0);
     x86_code_commit(v, &code, cpl, gate.offset);
     v->rflags &= ~(uint64_t)(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM);
     if (gate.clears_if)
@@ -238,7 +252,7 @@ static void deliver_with_faults(struct vcpu *v, struct event event)
 {
     jmp_buf *caller = v->unwind;
     enum class first = event.source == SOURCE_EXCEPTION ? class_of(event.vector) : CLASS_BENIGN;
-    while (!try_deliver(v, &event) && v->activity != VCPU_SHUTDOWN) {
+    while (!try_deliver(v, &event)) {
         if (!next_event(v, first, &event)) {
             v->activity = VCPU_SHUTDOWN;
             break;
@@ -250,8 +264,6 @@ static void deliver_with_faults(struct vcpu *v, struct event event)
 
 void x86_deliver_fault(struct vcpu *v)
 {
-    if (v->activity == VCPU_SHUTDOWN) /* x86_unsupported */
-        return;
     v->activity = VCPU_ACTIVE;
     record_exception(v);
     deliver_with_faults(v, event_of_fault(v));

@@ -8,16 +8,6 @@
 
 #include "x86/segment.h"
 
-void x86_unsupported(struct vcpu *v, const char *name)
-{
-    if (vcpu_count_unsupported(v, name))
-        log_error("the guest uses %s, which is not supported (rip 0x%llx); the virtual processor "
-                  "stops",
-                  name, (unsigned long long)v->rip);
-    v->activity = VCPU_SHUTDOWN;
-    x86_raise(v, VECTOR_UD);
-}
-
 /* Whether `size` bytes at selector's index plus `skip` lie in its table. */
 static bool table_address(const struct vcpu *v, uint16_t selector, unsigned skip, uint64_t *address)
 {
@@ -70,6 +60,19 @@ void x86_descriptor_mark(struct vcpu *v, const struct x86_descriptor *d, uint8_t
         tlb_pointer_wrote(v, host, 1);
     } else {
         x86_store_reach(v, reach, address, ((d->low >> 40) & 0xff) | bit, 1);
+    }
+}
+
+void x86_descriptor_clear_busy(struct vcpu *v, uint16_t selector)
+{
+    enum tlb_reach reach = x86_implicit_reach(v);
+    uint64_t address = (uint32_t)(v->gdtr.base + (selector & 0xfff8u) + 5);
+    void *host = tlb_pointer_rmw(v, reach, address, 1);
+    if (host) {
+        __atomic_fetch_and((uint8_t *)host, (uint8_t)~TYPE_BUSY, __ATOMIC_SEQ_CST);
+        tlb_pointer_wrote(v, host, 1);
+    } else {
+        x86_store_reach(v, reach, address, x86_load_reach(v, reach, address, 1) & ~TYPE_BUSY, 1);
     }
 }
 

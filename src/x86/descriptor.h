@@ -91,10 +91,6 @@ static inline _Noreturn void x86_raise_selector(struct vcpu *v, uint8_t vector, 
     x86_raise_error(v, vector, (selector & 0xfffcu) | ext);
 }
 
-/* Names what is not supported in v->unsupported and on stderr, shuts the vCPU down and unwinds. The
- * engine's x86_deliver_fault sees the shutdown and delivers nothing. */
-_Noreturn void x86_unsupported(struct vcpu *v, const char *name);
-
 /* The 8 bytes that selector names; false when its table ends before them (the caller's #GP, #TS or
  * ZF). Not for null selectors. Page faults raise. */
 bool x86_descriptor_read(struct vcpu *v, uint16_t selector, struct x86_descriptor *d);
@@ -103,6 +99,8 @@ bool x86_descriptor_read(struct vcpu *v, uint16_t selector, struct x86_descripto
 bool x86_descriptor_extend(struct vcpu *v, struct x86_descriptor *d);
 /* Sets TYPE_ACCESSED or TYPE_BUSY in memory by a locked access, if it is clear. May raise #PF. */
 void x86_descriptor_mark(struct vcpu *v, const struct x86_descriptor *d, uint8_t bit);
+/* Clears TYPE_BUSY of the TSS descriptor that selector has in the GDT. May raise #PF. */
+void x86_descriptor_clear_busy(struct vcpu *v, uint16_t selector);
 /* The segment register as it is after loading d; the accessed bit is set in it. */
 struct x86_segment x86_descriptor_segment(const struct x86_descriptor *d, uint16_t selector);
 
@@ -135,6 +133,24 @@ void x86_real_return(struct vcpu *v, unsigned size, uint16_t pop_bytes);
 void x86_real_iret(struct vcpu *v, unsigned size);
 /* Real mode only: through the vector table, which has no error codes. */
 void x86_real_interrupt(struct vcpu *v, uint8_t vector, uint64_t flags, uint64_t next_rip);
+
+/* task.c: task switches. What is saved of the old task, and the exception that the new one gets. */
+enum x86_task_cause { TASK_JUMP, TASK_CALL, TASK_EVENT, TASK_RETURN };
+struct x86_task_event {
+    uint64_t rip, rflags;
+    uint32_t ext; /* of the error codes of its own faults */
+    bool has_error;
+    uint32_t error;
+};
+/* Not in long mode. The privilege and presence of the TSS descriptor or gate that led here were
+ * checked, all else is inside. What is wrong with the new task's segments raises in the new task.
+ */
+void x86_task_switch(struct vcpu *v, uint16_t selector, enum x86_task_cause cause,
+                     const struct x86_task_event *event);
+/* IRET with NT: to the task in the link of this one. */
+void x86_task_return(struct vcpu *v, uint64_t next_rip);
+/* control.c: CR3 of the new task; raises #GP(0) for its PDPTEs. */
+void x86_task_load_cr3(struct vcpu *v, uint32_t value);
 
 /* A stack of which pushes are kept until every check is done. */
 #define STACK_SLOTS 40 /* 31 parameters of a call gate, and the largest frame */

@@ -12,7 +12,7 @@
  *  - ERMS and FSRM: promises of speed for byte strings that interpretation does not keep; kernels
  *    then move quadwords, an eighth of the iterations;
  *  - performance counters, debug store, thermal and power control: no such hardware;
- *  - VME: virtual-8086 mode comes with the legacy modes;
+ *  - VME: virtual-8086 mode has no extensions;
  *  - MOVDIRI, MOVDIR64B, ENQCMD, CLDEMOTE, SERIALIZE, PTWRITE, AVX512_FP16, SSE4A, XOP, FMA4,
  * 3DNow!: not covered by the differential tests.
  */

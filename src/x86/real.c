@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Real-address mode: segment loads, far transfers, delivery through the interrupt vector table and
- * IRET (SDM 3B 20.1; SDM 2A CALL, INT n, IRET; 2B JMP, RET). Segment loads, jumps, calls and
- * returns are those of virtual-8086 mode too. Loads change selector and base only: limit and
+ * IRET (SDM 3B 20.1; SDM 2A CALL, INT n, IRET; 2B JMP, RET). Segment loads, jumps, calls, returns
+ * and IRET are those of virtual-8086 mode too. Loads change selector and base only: limit and
  * attributes stay what protected mode left in them, so "big real mode" works. The vCPU's own
  * thread; selectors, offsets, the stack and the vector table are the guest's. */
 #include "x86/descriptor.h"
@@ -62,7 +62,7 @@ void x86_real_return(struct vcpu *v, unsigned size, uint16_t pop_bytes)
     struct x86_stack stack;
     x86_stack_current(v, &stack, 0);
     uint64_t rip = x86_stack_pop(v, &stack, size);
-    uint16_t cs = (uint16_t)x86_stack_pop(v, &stack, size);
+    uint16_t cs = x86_stack_pop_selector(v, &stack, size);
     check_limit(v, rip);
     x86_stack_skip(&stack, pop_bytes);
     commit(v, &stack, cs, rip);
@@ -75,10 +75,15 @@ void x86_real_iret(struct vcpu *v, unsigned size)
     struct x86_stack stack;
     if (size > 2)
         mask |= FLAG_RF | FLAG_AC | FLAG_ID;
+    if (x86_virtual_8086(v)) {
+        mask &= ~(uint64_t)FLAG_IOPL;
+        if ((v->rflags & FLAG_IOPL) != FLAG_IOPL)
+            x86_raise_gp0(v);
+    }
     v->nmi_blocked = false; /* even if this IRET faults (SDM 3C 27.2.3, "NMI unblocking") */
     x86_stack_current(v, &stack, 0);
     uint64_t rip = x86_stack_pop(v, &stack, size);
-    uint16_t cs = (uint16_t)x86_stack_pop(v, &stack, size);
+    uint16_t cs = x86_stack_pop_selector(v, &stack, size);
     uint64_t popped = x86_stack_pop(v, &stack, size);
     check_limit(v, rip);
     v->rflags = (v->rflags & ~mask) | (popped & mask) | FLAG_ONE;

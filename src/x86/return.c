@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Far return and IRET (SDM 3A 5.8.6, 6.14.3; SDM 2A IRET, 2B RET). All that comes off the stack is
- * the guest's. Returns to virtual-8086 mode and from tasks are not supported. */
+ * the guest's. */
 #include "x86/descriptor.h"
 #include "x86/segment.h"
 
@@ -89,28 +89,53 @@ static uint64_t iret_flags(const struct vcpu *v, uint64_t popped, unsigned size)
     return (v->rflags & ~mask) | (popped & mask) | FLAG_ONE;
 }
 
-void x86_iret(struct vcpu *v, unsigned size)
+/* The rest of the frame is ESP, SS, ES, DS, FS, GS (SDM 3B 20.2.1). */
+static void return_to_v86(struct vcpu *v, struct x86_stack *stack, uint64_t rip, uint16_t cs,
+                          uint64_t popped)
+{
+    static const enum x86_sreg order[] = {SEG_SS, SEG_ES, SEG_DS, SEG_FS, SEG_GS};
+    uint64_t mask = FLAGS_ARITHMETIC | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_RF |
+                    FLAG_VM | FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID;
+    uint16_t selectors[5];
+    uint64_t rsp = x86_stack_pop(v, stack, 4);
+    for (unsigned i = 0; i < 5; i++)
+        selectors[i] = x86_stack_pop_selector(v, stack, 4);
+    if (rip > 0xffff)
+        x86_raise_gp0(v);
+    v->rflags = (popped & mask) | FLAG_ONE;
+    for (unsigned i = 0; i < 5; i++)
+        x86_real_load(v, order[i], selectors[i]);
+    x86_real_load(v, SEG_CS, cs);
+    v->gpr[RSP] = rsp;
+    v->cpl = 3;
+    v->rip = rip;
+    vcpu_update_mode(v);
+}
+
+void x86_iret(struct vcpu *v, unsigned size, uint64_t next_rip)
 {
     struct x86_stack stack, outer;
     struct x86_code code;
-    if (x86_real_mode(v)) {
+    if (x86_real_mode(v) || x86_virtual_8086(v)) {
         x86_real_iret(v, size);
         return;
     }
-    if (x86_virtual_8086(v))
-        x86_unsupported(v, "IRET in virtual-8086 mode");
     v->nmi_blocked = false; /* even if this IRET faults (SDM 3C 27.2.3, "NMI unblocking") */
     if ((v->rflags & FLAG_NT) && v->long_mode)
         x86_raise_gp0(v);
-    if (v->rflags & FLAG_NT)
-        x86_unsupported(v, "IRET to another task");
+    if (v->rflags & FLAG_NT) {
+        x86_task_return(v, next_rip);
+        return;
+    }
 
     x86_stack_current(v, &stack, 0);
     uint64_t rip = x86_stack_pop(v, &stack, size);
     uint16_t cs = x86_stack_pop_selector(v, &stack, size);
     uint64_t popped = x86_stack_pop(v, &stack, size);
-    if (!v->long_mode && v->cpl == 0 && size == 4 && (popped & FLAG_VM))
-        x86_unsupported(v, "IRET to virtual-8086 mode");
+    if (!v->long_mode && v->cpl == 0 && size == 4 && (popped & FLAG_VM)) {
+        return_to_v86(v, &stack, rip, cs, popped);
+        return;
+    }
     uint64_t flags = iret_flags(v, popped, size);
     return_code(v, cs, &code);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Segmentation and control transfer by the manual (SDM 3A chapters 3, 5, 6, 7). All raise. Guest
  * memory is reached through the implicit or explicit reach as the manual says. Checks of mode and
- * CPL are inside (#UD, #GP(0)); rip and rflags are committed here, the caller only counts. What is
- * not supported (task switches, parts of virtual-8086 mode) shuts the vCPU down and unwinds. */
+ * CPL are inside (#UD, #GP(0)); rip and rflags are committed here, the caller only counts. A
+ * task switch saves next_rip as the old task's; what is wrong with the new task is raised with rip
+ * in it. */
 #ifndef DOPPEL_X86_SEGMENT_H
 #define DOPPEL_X86_SEGMENT_H
 
@@ -14,11 +15,12 @@ void x86_load_ldtr(struct vcpu *v, uint16_t selector);
 void x86_load_tr(struct vcpu *v, uint16_t selector);
 
 /* Far control transfers; size = operand size in bytes. next_rip = return address. They set rip. */
-void x86_far_jump(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned size);
+void x86_far_jump(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned size,
+                  uint64_t next_rip);
 void x86_far_call(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned size,
                   uint64_t next_rip);
 void x86_far_return(struct vcpu *v, unsigned size, uint16_t pop_bytes);
-void x86_iret(struct vcpu *v, unsigned size);
+void x86_iret(struct vcpu *v, unsigned size, uint64_t next_rip);
 void x86_syscall(struct vcpu *v, uint64_t next_rip);
 void x86_sysret(struct vcpu *v, unsigned size);
 void x86_sysenter(struct vcpu *v);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Far jumps and calls, direct and through call gates (SDM 3A 5.8, 7.2.3; SDM 2A CALL, JMP). The
- * selector, the offset and the gate are the guest's. Task switches are not supported. */
+ * selector, the offset and the gate are the guest's. */
 #include "x86/descriptor.h"
 #include "x86/segment.h"
 
 struct call_gate {
+    bool task;         /* no call gate: selector is that of a TSS */
     uint16_t selector; /* of the code segment */
     uint64_t offset;
     unsigned size; /* of each push: 2, 4 or 8 */
@@ -16,7 +17,7 @@ static uint64_t truncate_offset(uint64_t offset, unsigned size)
     return size == 8 ? offset : offset & ((1ull << (8 * size)) - 1);
 }
 
-/* The system descriptor that a far jump or call names: a call gate, or it raises. */
+/* The system descriptor that a far jump or call names: a call gate or a task, or it raises. */
 static struct call_gate gate_read(struct vcpu *v, struct x86_descriptor *d)
 {
     uint32_t attributes = x86_attributes(d);
@@ -32,8 +33,10 @@ static struct call_gate gate_read(struct vcpu *v, struct x86_descriptor *d)
         x86_raise_selector(v, VECTOR_GP, d->selector, 0);
     if (!(attributes & ATTR_P))
         x86_raise_selector(v, VECTOR_NP, d->selector, 0);
-    if (!call)
-        x86_unsupported(v, "a hardware task switch");
+    if (task)
+        return (struct call_gate){.task = true,
+                                  .selector = type == SYSTEM_TASK_GATE ? (uint16_t)(d->low >> 16)
+                                                                       : d->selector};
 
     struct call_gate gate = {.selector = (uint16_t)(d->low >> 16), .offset = d->low & 0xffff};
     gate.size = v->long_mode ? 8 : type == SYSTEM_CALL_GATE ? 4 : 2;
@@ -73,7 +76,15 @@ static bool target_is_segment(struct vcpu *v, uint16_t selector, struct x86_desc
     return x86_attributes(d) & ATTR_S;
 }
 
-void x86_far_jump(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned size)
+static void switch_task(struct vcpu *v, const struct call_gate *gate, enum x86_task_cause cause,
+                        uint64_t next_rip)
+{
+    struct x86_task_event event = {.rip = next_rip, .rflags = v->rflags};
+    x86_task_switch(v, gate->selector, cause, &event);
+}
+
+void x86_far_jump(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned size,
+                  uint64_t next_rip)
 {
     struct x86_descriptor d;
     struct x86_code code;
@@ -87,6 +98,10 @@ void x86_far_jump(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned s
         check_same_ring(v, &code, selector & 3);
     } else {
         struct call_gate gate = gate_read(v, &d);
+        if (gate.task) {
+            switch_task(v, &gate, TASK_JUMP, next_rip);
+            return;
+        }
         gate_code(v, &gate, &code);
         check_same_ring(v, &code, 0); /* the RPL of the gate's selector does not count */
         offset = gate.offset;
@@ -158,6 +173,10 @@ void x86_far_call(struct vcpu *v, uint16_t selector, uint64_t offset, unsigned s
         return;
     }
     struct call_gate gate = gate_read(v, &d);
+    if (gate.task) {
+        switch_task(v, &gate, TASK_CALL, next_rip);
+        return;
+    }
     gate_code(v, &gate, &code);
     if (!x86_is_conforming(code.segment.attributes) &&
         ATTR_GET_DPL(code.segment.attributes) < v->cpl)

@@ -148,8 +148,7 @@ static enum exit_reason interp_run(struct vcpu *v, uint64_t limit)
     sync_enter_guest(t);
     if (setjmp(frame) != 0) {
         sync_exclusive_end(t);
-        if (v->activity != VCPU_SHUTDOWN) /* x86/ did: not supported */
-            deliver_fault(v);
+        deliver_fault(v);
     }
     v->unwind = &frame;
     exit = v->activity == VCPU_SHUTDOWN ? EXIT_SHUTDOWN : run_loop(v);
@@ -174,8 +173,7 @@ enum exit_reason interp_step(struct vcpu *v)
         while (!step(v));
     } else {
         sync_exclusive_end(t);
-        if (v->activity != VCPU_SHUTDOWN)
-            deliver_fault(v);
+        deliver_fault(v);
     }
     serve_code_requests(v);
     v->unwind = NULL;

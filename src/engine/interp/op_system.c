@@ -120,7 +120,7 @@ static const struct insn *far_jump_or_call(struct vcpu *v, const struct insn *i)
         selector = (uint16_t)(i->imm >> 32);
     }
     if (i->op == ZYDIS_MNEMONIC_JMP)
-        x86_far_jump(v, selector, offset, size);
+        x86_far_jump(v, selector, offset, size, next_rip);
     else
         x86_far_call(v, selector, offset, size, next_rip);
     return NULL;
@@ -134,7 +134,11 @@ static const struct insn *far_return(struct vcpu *v, const struct insn *i)
 
 static const struct insn *iret(struct vcpu *v, const struct insn *i)
 {
-    x86_iret(v, i->op == ZYDIS_MNEMONIC_IRETQ ? 8 : i->op == ZYDIS_MNEMONIC_IRETD ? 4 : 2);
+    x86_iret(v,
+             i->op == ZYDIS_MNEMONIC_IRETQ   ? 8
+             : i->op == ZYDIS_MNEMONIC_IRETD ? 4
+                                             : 2,
+             v->rip + i->length);
     return NULL;
 }
 
@@ -179,6 +183,13 @@ static const struct insn *sysexit_op(struct vcpu *v, const struct insn *i)
     return NULL;
 }
 
+/* INT n, PUSHF, POPF in virtual-8086 mode (SDM 3B 20.2.7). */
+static void check_v86_iopl(struct vcpu *v)
+{
+    if ((v->rflags & FLAG_VM) && iopl(v) < 3)
+        x86_raise_gp0(v);
+}
+
 static const struct insn *software_interrupt(struct vcpu *v, const struct insn *i)
 {
     uint64_t next_rip = v->rip + i->length;
@@ -194,7 +205,8 @@ static const struct insn *software_interrupt(struct vcpu *v, const struct insn *
             return insn_next(v, i);
         x86_software_interrupt(v, VECTOR_OF, next_rip, false);
         break;
-    default:
+    default: /* INT n */
+        check_v86_iopl(v);
         x86_software_interrupt(v, (uint8_t)i->imm, next_rip, false);
         break;
     }
@@ -206,6 +218,7 @@ static const struct insn *software_interrupt(struct vcpu *v, const struct insn *
 
 static const struct insn *pushf(struct vcpu *v, const struct insn *i)
 {
+    check_v86_iopl(v);
     /* RF and VM are pushed as 0 (SDM 2B PUSHF). */
     push(v, v->rflags & ~(uint64_t)(FLAG_RF | FLAG_VM), i->stack_size);
     return insn_next(v, i);
@@ -214,6 +227,7 @@ static const struct insn *pushf(struct vcpu *v, const struct insn *i)
 static const struct insn *popf(struct vcpu *v, const struct insn *i)
 {
     uint64_t writable = FLAGS_ARITHMETIC | FLAG_TF | FLAG_DF | FLAG_NT | FLAG_AC | FLAG_ID;
+    check_v86_iopl(v);
     uint64_t value = stack_top(v, i->stack_size);
 
     if (v->cpl <= iopl(v))

@@ -411,16 +411,6 @@ static void test_protected_inner_ss(void **state)
     GUEST_RAISES(g, x86_software_interrupt(v, VECTOR, 0, false), VECTOR_GP, 0); /* EIP > limit */
 }
 
-static void test_unsupported(void **state)
-{
-    struct guest *g = *state;
-    struct vcpu *v = g->v;
-    guest_set_idt(g, VECTOR, SEL_TSS, 0, 0xe5, 0);
-    x86_deliver_interrupt(v, VECTOR);
-    assert_int_equal(v->activity, VCPU_SHUTDOWN);
-    assert_string_equal(v->unsupported, "an interrupt through a task gate");
-}
-
 #define LONG(f)      cmocka_unit_test_setup_teardown(f, guest_setup_long, guest_teardown)
 #define PROTECTED(f) cmocka_unit_test_setup_teardown(f, guest_setup_protected, guest_teardown)
 
@@ -444,7 +434,6 @@ int main(void)
         PROTECTED(test_protected_same_ring),
         PROTECTED(test_protected_from_user),
         PROTECTED(test_protected_inner_ss),
-        PROTECTED(test_unsupported),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

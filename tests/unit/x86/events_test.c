@@ -64,7 +64,7 @@ static void test_nmi_blocked_until_iret(void **state)
     x86_take_events(v);
     assert_int_equal(v->rip, 0x7000);
     assert_true(vcpu_requests(v) & VCPU_REQUEST_NMI);
-    GUEST_RUNS(g, x86_iret(v, 8));
+    GUEST_RUNS(g, x86_iret(v, 8, 0x5002));
     assert_false(v->nmi_blocked);
     assert_int_equal(v->rip, 0x5000);
     x86_take_events(v);
