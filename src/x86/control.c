@@ -212,10 +212,12 @@ void x86_lmsw(struct vcpu *v, uint16_t value)
 /* DR4 and DR5 are DR6 and DR7 unless CR4.DE; general detect comes after the privilege check. */
 static unsigned check_dr(struct vcpu *v, unsigned dr)
 {
-    if (dr > 7 || ((dr == 4 || dr == 5) && (v->cr4 & CR4_DE)))
+    if (dr > 7)
         x86_raise(v, VECTOR_UD);
-    if (v->cpl != 0)
+    if (v->cpl != 0) /* before the aliases are looked at, as the processor does (tests/diff) */
         x86_raise_gp0(v);
+    if ((dr == 4 || dr == 5) && (v->cr4 & CR4_DE))
+        x86_raise(v, VECTOR_UD);
     if (v->dr7 & DR7_GD) {
         v->fault.dr6 = DR6_BD;
         x86_raise(v, VECTOR_DB);

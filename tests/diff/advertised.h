@@ -10,8 +10,7 @@
 
 #include "base/error.h"
 
-/* Reads the model that is tested ("max", or the host's own CPUID where the library has no model
- * yet); to be called first. */
+/* Reads the model that is tested ("max"); to be called first. */
 int features_init(struct error *e);
 
 bool features_advertise(ZydisISASet set);

@@ -11,7 +11,6 @@ ifneq ($(wildcard src/engine/interp/*.c),)
 $(DIFF_OBJS): ALL_CFLAGS += -DDIFF_INTERP
 endif
 ifneq ($(wildcard src/x86/cpuid.c),)
-$(DIFF_OBJS): ALL_CFLAGS += -DDIFF_MODEL
 endif
 
 # These run in the oracle's child, inside a signal handler and without a TLS.

@@ -147,11 +147,13 @@ static void system_call_traps_by_the_new_flag(void **state)
     assert_int_equal(frame(1), SEL_USER_CODE64 | 3);
 }
 
-static void debug_registers_check_the_number_first(void **state)
+static void debug_registers_check_the_privilege_first(void **state)
 {
     g->v->cr4 |= CR4_DE;
     guest_ring(g, 3, 64);
-    assert_int_equal(RUN("\x0f\x23\xe0"), VECTOR_UD); /* MOV DR4, RAX */
+    assert_int_equal(RUN("\x0f\x23\xe0"), VECTOR_GP); /* MOV DR4, RAX */
+    guest_ring(g, 0, 64);
+    assert_int_equal(RUN("\x0f\x23\xe0"), VECTOR_UD);
     guest_ring(g, 3, 64);
     assert_int_equal(RUN("\x0f\x23\xc0"), VECTOR_GP);
 }
@@ -571,7 +573,7 @@ int main(void)
         LONG(breakpoint_met_before_a_fault_is_forgotten),
         LONG(single_step),
         LONG(system_call_traps_by_the_new_flag),
-        LONG(debug_registers_check_the_number_first),
+        LONG(debug_registers_check_the_privilege_first),
         LONG(every_iteration_counts),
         LONG(repeat_of_nothing_clears_upper_halves),
         LONG(locked_access_to_a_counting_device_ends),
