@@ -43,12 +43,18 @@ const struct copy_code *copy_prepare(struct copy_cache *c, const ZydisDecodedIns
  * (ignored when there is none, or VSIB: computed inside). */
 void copy_run(struct vcpu *v, const struct copy_code *code, uint64_t effective_address);
 
-/* XSAVE, XSAVEOPT, XSAVEC, XRSTOR, FXSAVE, FXRSTOR, FNSTENV/FSAVE family, by hand on v->vector with
+/* XSAVE, XSAVEOPT, XSAVEC, XRSTOR, FXSAVE, FXRSTOR, by hand on v->vector with
  * guest XCR0, at the linear address; raise as the manual says. */
 void fpu_xsave(struct vcpu *v, uint64_t linear, uint64_t mask, bool compact, bool optimized,
                bool rex_w);
 void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w);
 void fpu_fxsave(struct vcpu *v, uint64_t linear, bool rex_w);
 void fpu_fxrstor(struct vcpu *v, uint64_t linear, bool rex_w);
+/* FNSTENV or FNSAVE, FLDENV or FRSTOR (with `registers`) in the format of the mode; size = 2 or 4,
+ * of each field. environment.c. */
+void fpu_store_environment(struct vcpu *v, uint64_t linear, unsigned size, bool registers);
+void fpu_load_environment(struct vcpu *v, uint64_t linear, unsigned size, bool registers);
+/* What follows from a loaded x87 image: reserved bits, FSW.ES and B. */
+void fpu_settle_x87(struct x86_vector *s);
 
 #endif

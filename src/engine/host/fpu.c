@@ -119,7 +119,7 @@ static void put_xmm(const struct vcpu *v, uint8_t *o)
 
 /* The processor itself says what of a loaded image stays: reserved bits, and FSW.ES and B, which
  * follow from the flags and masks. */
-static void settle_x87(struct x86_vector *s)
+void fpu_settle_x87(struct x86_vector *s)
 {
     s->xsave_header[0] = XCR0_X87;
     __asm__ volatile("xrstor64 %0\n\txsave64 %0\n\tfninit"
@@ -143,7 +143,7 @@ static void get_x87(struct vcpu *v, const uint8_t *o, bool rex_w)
     memcpy(s->st, o + 32, 128);
     for (unsigned i = 0; i < 8; i++)
         s->st[2 * i + 1] &= 0xffff;
-    settle_x87(s);
+    fpu_settle_x87(s);
 }
 
 static void initial_x87(struct x86_vector *s)

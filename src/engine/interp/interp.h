@@ -120,6 +120,7 @@ insn_exec system_resolve(const struct insn *i);
 insn_exec machine_resolve(const struct insn *i);
 insn_exec legacy_resolve(const struct insn *i);
 insn_exec fpu_resolve(const struct insn *i);
+insn_exec environment_resolve(const struct insn *i); /* outside 64-bit mode */
 
 /* ---- operands ---- */
 

@@ -55,6 +55,33 @@ static const struct insn *fxrstor(struct vcpu *v, const struct insn *i)
     return insn_next(v, i);
 }
 
+/* The operand is of 14 or 28 bytes, with the registers 94 or 108. */
+static const struct insn *environment(struct vcpu *v, const struct insn *i)
+{
+    bool registers = i->op == ZYDIS_MNEMONIC_FNSAVE || i->op == ZYDIS_MNEMONIC_FRSTOR;
+    bool stores = i->op == ZYDIS_MNEMONIC_FNSAVE || i->op == ZYDIS_MNEMONIC_FNSTENV;
+    unsigned size = i->size == 14 || i->size == 94 ? 2 : 4;
+    uint64_t linear = mem_linear(v, i, 7 * size + (registers ? 80 : 0), stores);
+    if (stores)
+        fpu_store_environment(v, linear, size, registers);
+    else
+        fpu_load_environment(v, linear, size, registers);
+    return insn_next(v, i);
+}
+
+insn_exec environment_resolve(const struct insn *i)
+{
+    switch (i->op) {
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+        return environment;
+    default:
+        return NULL;
+    }
+}
+
 insn_exec fpu_resolve(const struct insn *i)
 {
     switch (i->op) {
