@@ -12,6 +12,7 @@ static u8 data[128] __attribute__((aligned(64)));
 
 SNIPPET(div_op, "div %ecx");
 SNIPPET(idiv_op, "idiv %rcx");
+SNIPPET(idiv_32, "idiv %ecx");
 SNIPPET(div_mem, "divl (%rbx)");
 SNIPPET(int3_op, "int3\nnop");
 PLACE(after_int3);
@@ -96,6 +97,12 @@ static void test_simple(void)
     fault("de/quotient-too-large", div_op, IN(.rdx = 5, .rcx = 5), VECTOR_DE, BOTH);
     fault("de/idiv-overflow", idiv_op, IN(.rax = 0, .rdx = 1ul << 63, .rcx = ~0ul), VECTOR_DE,
           BOTH);
+    fault("de/idiv-one-too-large", idiv_32, IN(.rax = 0x80000000, .rcx = 1), VECTOR_DE, BOTH);
+    struct regs least = {.rax = 0x80000000, .rdx = 0xffffffff, .rcx = 1};
+    run_user(&least, idiv_32);
+    want_done(&least);
+    want("quotient", least.rax, 0x80000000);
+    verdict("de/idiv-least-fits");
     fault("ud/ud2", ud2_op, IN(0), VECTOR_UD, BOTH);
     fault("ud/ud1", ud1_op, IN(.rbx = user(data)), VECTOR_UD, BOTH);
     fault("ud/lock-mov", lock_mov, IN(.rbx = user(data)), VECTOR_UD, BOTH);

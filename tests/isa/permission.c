@@ -292,6 +292,17 @@ static void test_rmw(void)
     run_user(&r, cmpxchg_rbx);
     want_trap(&r, VECTOR_PF, PF_P | PF_W | PF_U, user(cmpxchg_rbx));
     verdict("read-modify-write-faults-as-write");
+    /* A cached read of a read-only page that is dirty already gives no right to write. */
+    for (unsigned u = 0; u < 2; u++) {
+        *leaf = (u64)target | PTE_P | PTE_A | PTE_D | (u ? PTE_U : 0);
+        write_cr3(read_cr3());
+        attempt(&r, READ, u, false, TEST_LINEAR);
+        want_done(&r);
+        attempt(&r, WRITE, u, false, TEST_LINEAR);
+        want_trap(&r, VECTOR_PF, PF_P | PF_W | (u ? PF_U : 0),
+                  u ? user(write_rbx) : (u64)write_rbx);
+    }
+    verdict("read-only-though-dirty");
 }
 
 /* A store that crosses into a missing page changes nothing and names the second page. */
