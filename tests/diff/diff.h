@@ -72,6 +72,7 @@ struct diff_case {
     uint64_t unordered;
     uint32_t unordered_size;
     uint64_t unordered_mask; /* of the address size: where they wrap */
+    bool partial_store;      /* a fault may come after the stores, or before: a far CALL's target */
     bool partial_load; /* a fault may come when some of the registers have been loaded: XRSTOR */
     struct diff_state in;
     unsigned patch_count, patch_bytes;

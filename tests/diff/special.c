@@ -471,9 +471,26 @@ static void mark_unordered(struct generator *g)
         return;
     }
     switch (g->form->mnemonic) {
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU: /* the operand at RDI is hidden */
+        for (memory = 0; g->operands[memory].type != ZYDIS_OPERAND_TYPE_MEMORY;)
+            memory++;
+        c->unordered = linear_of(g, memory);
+        c->unordered_size = 16;
+        return;
     case ZYDIS_MNEMONIC_RET:
         stack = g->insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
         break;
+    case ZYDIS_MNEMONIC_CALL:
+        /* Two words pushed, by the stack width of the mode it leads to. */
+        if (g->insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
+            c->unordered_size = g->insn.operand_width / 8 * 2;
+            c->unordered = c->in.gpr[RSP] - c->unordered_size;
+            c->unordered_mask = UINT32_MAX;
+            c->partial_store = true;
+        }
+        return;
     case ZYDIS_MNEMONIC_IRET:
     case ZYDIS_MNEMONIC_IRETD:
     case ZYDIS_MNEMONIC_IRETQ:
@@ -511,6 +528,7 @@ static void mark_unordered(struct generator *g)
 void generate_special(struct generator *g)
 {
     g->c->unordered = g->c->unordered_size = 0;
+    g->c->partial_store = false;
     g->c->unordered_mask = g->insn.address_width == 32 ? UINT32_MAX : UINT64_MAX;
     g->c->partial_load =
         g->form->mnemonic == ZYDIS_MNEMONIC_XRSTOR || g->form->mnemonic == ZYDIS_MNEMONIC_XRSTOR64;

@@ -244,10 +244,10 @@ static bool cas16(void *host, uint64_t want[2], uint64_t low, uint64_t high)
 static const struct insn *cmpxchg16b(struct vcpu *v, const struct insn *i)
 {
     uint64_t linear = segment_linear(v, i->seg, effective_address(v, i), 16, true);
+    if (linear & 15) /* SDM 2A CMPXCHG16B; before the canonical check, which may be #SS */
+        x86_raise_gp0(v);
     if (!x86_canonical(v, linear))
         x86_raise_error(v, i->seg == SEG_SS ? VECTOR_SS : VECTOR_GP, 0);
-    if (linear & 15) /* SDM 2A CMPXCHG16B */
-        x86_raise_gp0(v);
     enum tlb_reach reach = (enum tlb_reach)v->reach;
     uint64_t present[2] = {v->gpr[RAX], v->gpr[RDX]};
     void *host = tlb_pointer_rmw(v, reach, linear, 16);
