@@ -86,6 +86,18 @@ check: $(MAIN) $(TEST_DEPS) | $(NEED_CHECK) ## build and run every test (AREAS="
 soak: $(MAIN) $(TEST_DEPS) $(SOAK_DEPS) ## run the long tests
 	@$(DRIVER) soak
 
+# The rooms where threads meet. GCC's ThreadSanitizer does not see fences alone (-Wtsan).
+TSAN_TESTS := $(filter tests/dev/% tests/unit/irq/% tests/unit/clock/% tests/unit/machine/% \
+	tests/unit/backend/% tests/unit/x86/kvmclock% tests/unit/x86/steal%,$(TESTS))
+
+check-threads: ## ThreadSanitizer over what threads share
+	@$(MAKE) --no-print-directory SAN=thread BUILD=build-thread \
+		$(if $(findstring gcc,$(CC)),CFLAGS="$(CFLAGS) -Wno-tsan") check-threads-run
+
+check-threads-run: $(MAIN) $(TSAN_TESTS:%.c=$(BUILD)/%) $(BUILD)/tests/cli/guest.elf \
+		$(BUILD)/tests/threads/guest.elf | $(NEED_CHECK)
+	@BUILD=$(BUILD) TSAN_DEPS="$(TSAN_TESTS:%.c=$(BUILD)/%)" tests/threads/tsan
+
 mutate: $(MAIN) $(TEST_DEPS) ## seed faults; every one must be caught by a test
 	@BUILD=$(BUILD) CC=$(CC) MAKE=$(MAKE) tools/mutate
 
@@ -119,12 +131,12 @@ install: all ## install the program and its manual (DESTDIR, PREFIX)
 		install -D -m 644 $(BUILD)/doppel.1 $(DESTDIR)$(PREFIX)/share/man/man1/doppel.1; fi
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 clean: ## remove this build directory
 	rm -rf $(BUILD)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
-.PHONY: all guest run check soak mutate bench fuzz fuzz-run install help clean
+.PHONY: all guest run check check-threads check-threads-run soak mutate bench fuzz fuzz-run install help clean
 .DELETE_ON_ERROR:

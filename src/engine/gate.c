@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "clock/clock.h"
+#include "x86/steal_time.h"
 
 #define CALIBRATION_NS 1000000u
 #define RANDOM_TRIES   10 /* SDM 1 7.3.17.1 */
@@ -111,12 +112,23 @@ static int live_acknowledge(struct vcpu *v)
     return v->irq != NULL ? v->irq->acknowledge(v->irq_context) : -1;
 }
 
+static uint64_t live_steal(struct vcpu *v)
+{
+    return steal_time_host_ns();
+}
+
+static uint64_t repeatable_steal(struct vcpu *v)
+{
+    return 0;
+}
+
 const struct gate_ops gate_live = {
     .tsc = live_tsc,
     .random = live_random,
     .read = live_read,
     .write = live_write,
     .acknowledge = live_acknowledge,
+    .steal = live_steal,
 };
 
 const struct gate_ops gate_repeatable = {
@@ -125,4 +137,5 @@ const struct gate_ops gate_repeatable = {
     .read = live_read,
     .write = live_write,
     .acknowledge = live_acknowledge,
+    .steal = repeatable_steal,
 };

@@ -18,6 +18,7 @@ struct gate_ops {
     void (*write)(struct vcpu *v, enum bus_space space, uint64_t address, uint64_t value,
                   unsigned size);
     int (*acknowledge)(struct vcpu *v); /* vector or -1 */
+    uint64_t (*steal)(struct vcpu *v);  /* steal_time_host_ns of v's thread */
 };
 
 /* The clock, the bus, the host's RDRAND. Counts EXIT_PIO and EXIT_MMIO and their time. */

@@ -23,6 +23,7 @@
 #include "dev/uart.h"
 #include "engine/gate.h"
 #include "x86/kvmclock.h"
+#include "x86/steal_time.h"
 
 #define CONSOLE_FLUSH_MS 2000u /* without progress; then what is left is lost, and reported */
 
@@ -129,6 +130,35 @@ static int add_engine(struct pc *pc, struct error *e)
     return 0;
 }
 
+static void tsc_moved(void *context, struct vcpu *v)
+{
+    kvmclock_update(((struct pc *)context)->kvmclock, v);
+}
+
+static void before_interrupt(void *context, struct vcpu *v)
+{
+    struct pc *pc = context;
+
+    kvmclock_interrupt(pc->kvmclock, v);
+    steal_time_update(pc->steal_time, v);
+}
+
+static const struct x86_paravirt_ops paravirt_ops = {
+    .tsc_moved = tsc_moved,
+    .interrupt = before_interrupt,
+};
+
+static int add_paravirt(struct pc *pc, struct error *e)
+{
+    int rc = kvmclock_create(&pc->kvmclock, &pc->mem, pc->clock, &pc->msrs, pc->vcpu_count, e);
+
+    if (rc == 0)
+        rc = steal_time_create(&pc->steal_time, &pc->mem, pc->clock, &pc->msrs, pc->vcpu_count, e);
+    pc->platform.paravirt = &paravirt_ops;
+    pc->platform.paravirt_context = pc;
+    return rc;
+}
+
 /* Interrupt controllers, timers and what else the chipset has. */
 static int add_chipset(struct pc *pc, struct machine_sink sink, struct error *e)
 {
@@ -138,7 +168,7 @@ static int add_chipset(struct pc *pc, struct machine_sink sink, struct error *e)
     int rc = irq_create(&pc->irq, bus, clock, &pc->msrs, pc->vcpus, pc->vcpu_count, e);
 
     if (rc == 0)
-        rc = kvmclock_create(&pc->kvmclock, &pc->mem, clock, &pc->msrs, pc->vcpu_count, e);
+        rc = add_paravirt(pc, e);
     if (rc == 0)
         rc = hpet_create(&pc->hpet, bus, clock, pc->irq, e);
     /* The HPET may take the place of these two: their lines go through it. */
@@ -228,6 +258,7 @@ int pc_reset(struct pc *pc, struct error *e)
     pit_reset(pc->pit);
     hpet_reset(pc->hpet);
     kvmclock_reset(pc->kvmclock);
+    steal_time_reset(pc->steal_time);
     i8042_reset(pc->i8042);
     reset_reset(pc->reset);
     acpi_pm_reset(pc->acpi_pm);
@@ -249,6 +280,7 @@ int pc_destroy(struct pc *pc, struct error *e)
     rtc_destroy(pc->rtc);
     pit_destroy(pc->pit);
     hpet_destroy(pc->hpet);
+    steal_time_destroy(pc->steal_time);
     kvmclock_destroy(pc->kvmclock);
     irq_destroy(pc->irq);
     while (pc->engine_vcpus > 0)

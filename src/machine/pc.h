@@ -44,6 +44,7 @@ struct pc {
     struct debugcon *debugcon;
     struct fw_cfg *fw_cfg;
     struct kvmclock *kvmclock;
+    struct steal_time *steal_time;
 
     struct boot_files files;
     struct boot_config boot;

@@ -51,6 +51,8 @@ static void take_interrupt(struct vcpu *v)
     if (vector < 0) /* it has gone: the controller lowers the request */
         return;
     v->counters.exits[EXIT_INTERRUPT]++;
+    if (v->platform->paravirt != NULL)
+        v->platform->paravirt->interrupt(v->platform->paravirt_context, v);
     x86_deliver_interrupt(v, (uint8_t)vector);
 }
 

@@ -138,6 +138,7 @@ const struct cpuid_feature cpuid_features[] = {
     /* KVM's paravirtual leaf (Linux, Documentation/virt/kvm/x86/cpuid.rst) */
     SOFT("KVM_FEATURE_NOP_IO_DELAY", 0x40000001, 0, EAX, 1),
     SOFT("KVM_FEATURE_CLOCKSOURCE2", 0x40000001, 0, EAX, 3),
+    SOFT("KVM_FEATURE_STEAL_TIME", 0x40000001, 0, EAX, 5),
     SOFT("KVM_FEATURE_CLOCKSOURCE_STABLE_BIT", 0x40000001, 0, EAX, 24),
 };
 

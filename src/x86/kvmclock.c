@@ -5,7 +5,7 @@
  * The guest computes time = system_time + scale(TSC - tsc_timestamp). TSC and time are one clock
  * here (clock.c), so every page says the same straight line, anchored where the clock is 0: all
  * vCPUs agree to the nanosecond, which is what the flag TSC_STABLE promises, and a page need never
- * be written again but when its vCPU's TSC offset moves.
+ * be written again but when its vCPU's TSC offset moves, or the vCPU stood still (GUEST_STOPPED).
  *
  * Threads: MSRs on the vCPU's own; each has its slots. The guest controls the addresses: mem_write
  * refuses what is not RAM, and then nothing is written.
@@ -21,6 +21,7 @@
 #define VCPUS_MAX       256u
 #define SYSTEM_TIME_ON  1u
 #define TSC_STABLE      1u
+#define GUEST_STOPPED   2u /* set by the host, cleared by the guest */
 #define MSR_WALL_CLOCK  0x11u
 #define MSR_SYSTEM_TIME 0x12u
 #define NS_PER_S        1000000000u
@@ -45,6 +46,7 @@ struct kvmclock {
     uint64_t wall;                   /* the last address written, of any vCPU */
     uint64_t system_time[VCPUS_MAX]; /* by vCPU */
     uint32_t version[VCPUS_MAX];     /* of its page; even */
+    uint64_t interrupted[VCPUS_MAX]; /* clock_now of its last interrupt; 0 = none yet */
     uint32_t wall_version;
 };
 
@@ -78,18 +80,42 @@ static void publish(struct kvmclock *k, uint64_t address, uint32_t version, void
     mem_write(k->mem, GPA(address), &version, sizeof(version));
 }
 
-void kvmclock_update(struct kvmclock *k, struct vcpu *v)
+static uint64_t page_of(const struct kvmclock *k, const struct vcpu *v)
 {
-    if (v->id >= k->vcpu_count || !(k->system_time[v->id] & SYSTEM_TIME_ON))
-        return;
+    return k->system_time[v->id] & ~(uint64_t)SYSTEM_TIME_ON;
+}
+
+static void write_page(struct kvmclock *k, struct vcpu *v, uint8_t flags)
+{
     struct time_info t = {
         .tsc_timestamp = v->tsc_offset, /* the guest's TSC when the clock was 0 */
         .system_time = 0,
-        .flags = TSC_STABLE,
+        .flags = TSC_STABLE | flags,
     };
     scale_of(clock_tsc_hz(k->clock), &t.tsc_to_system_mul, &t.tsc_shift);
     k->version[v->id] += 2;
-    publish(k, k->system_time[v->id] & ~(uint64_t)SYSTEM_TIME_ON, k->version[v->id], &t, sizeof(t));
+    publish(k, page_of(k, v), k->version[v->id], &t, sizeof(t));
+}
+
+/* GUEST_STOPPED stays until the guest has seen it. */
+void kvmclock_update(struct kvmclock *k, struct vcpu *v)
+{
+    uint8_t flags = 0;
+
+    if (v->id >= k->vcpu_count || !(k->system_time[v->id] & SYSTEM_TIME_ON))
+        return;
+    mem_read(k->mem, GPA(page_of(k, v) + offsetof(struct time_info, flags)), &flags, 1);
+    write_page(k, v, flags & GUEST_STOPPED);
+}
+
+void kvmclock_interrupt(struct kvmclock *k, struct vcpu *v)
+{
+    if (v->id >= k->vcpu_count || !(k->system_time[v->id] & SYSTEM_TIME_ON))
+        return;
+    uint64_t now = clock_now(k->clock), before = k->interrupted[v->id];
+    k->interrupted[v->id] = now;
+    if (before != 0 && now - before > KVMCLOCK_GAP_NS)
+        write_page(k, v, GUEST_STOPPED);
 }
 
 static bool system_time_read(void *context, struct vcpu *v, uint32_t index, uint64_t *value)
@@ -108,7 +134,9 @@ static bool system_time_write(void *context, struct vcpu *v, uint32_t index, uin
     if (v->id >= k->vcpu_count || (value & 2))
         return false;
     k->system_time[v->id] = value;
-    kvmclock_update(k, v);
+    k->interrupted[v->id] = 0;
+    if (value & SYSTEM_TIME_ON)
+        write_page(k, v, 0);
     return true;
 }
 
@@ -179,6 +207,7 @@ void kvmclock_reset(struct kvmclock *k)
 {
     k->wall = 0;
     memset(k->system_time, 0, sizeof(k->system_time));
+    memset(k->interrupted, 0, sizeof(k->interrupted));
 }
 
 static int state_check(const void *object, struct error *e)
@@ -196,6 +225,12 @@ static int state_check(const void *object, struct error *e)
     return 0;
 }
 
+static void state_loaded(void *object)
+{
+    struct kvmclock *k = object;
+    memset(k->interrupted, 0, sizeof(k->interrupted));
+}
+
 /* The pages are in the saved memory. */
 static const struct field state_fields[] = {
     FIELD(struct kvmclock, wall),
@@ -211,4 +246,5 @@ const struct field_table kvmclock_state = {
     .size = sizeof(struct kvmclock),
     .fields = state_fields,
     .check = state_check,
+    .loaded = state_loaded,
 };

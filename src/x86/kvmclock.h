@@ -21,6 +21,12 @@ void kvmclock_reset(struct kvmclock *k);
 /* Writes v's page again, on v's thread: after v->tsc_offset was changed. */
 void kvmclock_update(struct kvmclock *k, struct vcpu *v);
 
+/* Before an interrupt is delivered to v, on its thread: when v has taken none for KVMCLOCK_GAP_NS,
+ * tells the guest that it was not running (the flag GUEST_STOPPED), so that its watchdogs do not
+ * take the host's doing for a lockup. Told in vain, they only begin to count anew. */
+#define KVMCLOCK_GAP_NS 3000000000u
+void kvmclock_interrupt(struct kvmclock *k, struct vcpu *v);
+
 extern const struct field_table kvmclock_state;
 
 #endif

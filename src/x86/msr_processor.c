@@ -76,6 +76,8 @@ static bool tsc_write(void *context, struct vcpu *v, uint32_t index, uint64_t va
     v->tsc_adjust += value - old;
     if (v->irq != NULL && v->irq->tsc_moved != NULL)
         v->irq->tsc_moved(v->irq_context);
+    if (v->platform->paravirt != NULL)
+        v->platform->paravirt->tsc_moved(v->platform->paravirt_context, v);
     return true;
 }
 

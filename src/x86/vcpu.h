@@ -109,6 +109,12 @@ struct vcpu_irq_ops {
     void (*tsc_moved)(void *context);
 };
 
+/* Hooks of what the machine offers beside the processor (kvmclock, steal time), on v's thread. */
+struct x86_paravirt_ops {
+    void (*tsc_moved)(void *context, struct vcpu *v); /* as above */
+    void (*interrupt)(void *context, struct vcpu *v); /* before an external one is delivered */
+};
+
 /* What the vCPUs of one VM share. Built at wiring time, read-only while they run. */
 struct x86_platform {
     struct mem *mem;
@@ -119,6 +125,8 @@ struct x86_platform {
     const struct gate_ops *gate; /* engine/gate.h: the one gate of non-determinism */
     void *gate_context;
     uint8_t physical_address_bits;
+    const struct x86_paravirt_ops *paravirt; /* or NULL */
+    void *paravirt_context;
 };
 
 #define VCPU_NAME_MAX        64

@@ -30,8 +30,8 @@ struct harness {
     struct bus bus;
     struct vm_clock *clock;
     uint64_t instructions;
-    bool level[IRQ_LINES];
-    unsigned rises[IRQ_LINES];
+    _Atomic bool level[IRQ_LINES]; /* the console's thread moves them too */
+    _Atomic unsigned rises[IRQ_LINES];
     unsigned resets, power_offs, panics, crash_kernels, exits;
     int status;
 };

@@ -234,7 +234,9 @@ static void keys_of_a_terminal(void **state)
         console_want_input(c, 100);
         pthread_mutex_unlock(&p.lock);
         usleep(50000);
+        pthread_mutex_lock(&p.lock);
         p.count += early * 1000; /* must be 0 */
+        pthread_mutex_unlock(&p.lock);
         console_restore();
         tcgetattr(slave, &restored);
         console_detach(c);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "engine/gate.h"
 #include "rig.h"
 #include "x86/kvmclock.h"
 
@@ -93,6 +94,75 @@ static void versions_and_moves(void **state)
     finish();
 }
 
+static uint64_t tsc(struct vcpu *v)
+{
+    return clock_tsc(v->platform->clock);
+}
+
+static void moved(void *context, struct vcpu *v)
+{
+    kvmclock_update(context, v);
+}
+
+/* SDM 3B 17.17.3: a write to IA32_TSC moves TSC_ADJUST, and the other way round; kvmclock's time
+ * goes on as it was, whatever the guest writes. */
+static void wrmsr_tsc_moves_the_page(void **state)
+{
+    static const struct gate_ops gate = {.tsc = tsc};
+    static const struct x86_paravirt_ops ops = {.tsc_moved = moved};
+    uint64_t value;
+
+    start(0);
+    rig.platform.gate = &gate;
+    rig.platform.paravirt = &ops;
+    rig.platform.paravirt_context = clock_page;
+    rig_irq(&rig);
+    rig_to(&rig, 5000000);
+    assert_true(msr_write(rig.cpu[0], SYSTEM_TIME, 0x1001));
+    assert_true(msr_write(rig.cpu[1], SYSTEM_TIME, 0x2001));
+    assert_true(msr_write(rig.cpu[0], 0x10, 1000));
+    assert_true(msr_read(rig.cpu[0], 0x10, &value));
+    assert_int_equal(value, 1000);
+    assert_true(msr_read(rig.cpu[0], 0x3b, &value));
+    assert_int_equal((int64_t)value, 1000 - 5000000);
+    assert_int_equal(guest_ns(0, 0x1000), 5000000);
+    assert_int_equal(read(0x1000, 4), 4);
+    assert_int_equal(read(0x2000, 4), 2); /* the other's is not touched */
+    rig_to(&rig, 7000000);
+    assert_true(msr_write(rig.cpu[0], 0x3b, 0));
+    assert_true(msr_read(rig.cpu[0], 0x10, &value));
+    assert_int_equal(value, 7000000);
+    assert_int_equal(guest_ns(0, 0x1000), 7000000);
+    assert_int_equal(guest_ns(1, 0x2000), 7000000);
+    finish();
+}
+
+/* The guest learns by GUEST_STOPPED that it stood still, once, and clears the flag itself. */
+static void a_gap_is_told(void **state)
+{
+    uint8_t cleared = 1;
+
+    start(0);
+    assert_true(msr_write(rig.cpu[0], SYSTEM_TIME, 0x1001));
+    kvmclock_interrupt(clock_page, rig.cpu[1]); /* off: nothing to tell */
+    for (unsigned i = 1; i <= 10; i++) {
+        rig_to(&rig, i * 1000000000ull);
+        kvmclock_interrupt(clock_page, rig.cpu[0]);
+        assert_int_equal(read(0x1000 + 29, 1), 1);
+    }
+    rig_to(&rig, 10000000001 + KVMCLOCK_GAP_NS);
+    kvmclock_interrupt(clock_page, rig.cpu[0]);
+    assert_int_equal(read(0x1000 + 29, 1), 3);
+    assert_int_equal(guest_ns(0, 0x1000), clock_now(rig.clock));
+    kvmclock_update(clock_page, rig.cpu[0]);
+    assert_int_equal(read(0x1000 + 29, 1), 3);
+    assert_int_equal(mem_write(&rig.mem, GPA(0x1000 + 29), &cleared, 1), 0);
+    kvmclock_interrupt(clock_page, rig.cpu[0]);
+    kvmclock_update(clock_page, rig.cpu[0]);
+    assert_int_equal(read(0x1000 + 29, 1), 1);
+    finish();
+}
+
 static void hostile_addresses_write_nothing(void **state)
 {
     start(0);
@@ -132,6 +202,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(time_is_the_clock_for_any_frequency),
         cmocka_unit_test(versions_and_moves),
+        cmocka_unit_test(wrmsr_tsc_moves_the_page),
+        cmocka_unit_test(a_gap_is_told),
         cmocka_unit_test(hostile_addresses_write_nothing),
         cmocka_unit_test(state_goes_round),
     };
