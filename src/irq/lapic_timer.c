@@ -80,6 +80,21 @@ void lapic_timer_write_divide_locked(struct lapic *l, uint32_t value)
     clock_arm(l->irq->clock, &l->timer, l->timer_next);
 }
 
+/* From periodic to one-shot the count goes on to the end of this period; from one-shot to periodic
+ * a count that has ended stays at zero, also when the clock has not yet come to fire it. */
+static void change_repeat(struct lapic *l)
+{
+    uint64_t now = clock_now(l->irq->clock);
+    if (!l->timer_running)
+        return;
+    if (mode(l) != TIMER_PERIODIC) {
+        l->timer_start = l->timer_next - l->timer_initial * tick_ns(l);
+    } else if (now >= l->timer_next) {
+        stop(l);
+        lapic_fire_lvt_locked(l, LVT_TIMER);
+    }
+}
+
 /* SDM 3A 10.5.4.1: a change between TSC-deadline and another mode disarms the timer. */
 void lapic_timer_mode_changed_locked(struct lapic *l, uint32_t old_lvt)
 {
@@ -87,6 +102,8 @@ void lapic_timer_mode_changed_locked(struct lapic *l, uint32_t old_lvt)
     if (old != mode(l) && (old == TIMER_DEADLINE || mode(l) == TIMER_DEADLINE)) {
         stop(l);
         l->timer_initial = 0;
+    } else if (old != mode(l)) {
+        change_repeat(l);
     }
     if ((l->lvt[LVT_TIMER] & LVT_MASKED) || mode(l) != TIMER_PERIODIC)
         l->backlog = 0;

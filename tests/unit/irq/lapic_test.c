@@ -242,6 +242,26 @@ static void timer_repeats_and_keeps_a_backlog(void **state)
     assert_int_equal(rig.irq->lapics[0].lost, 1000 - 15 - 101);
 }
 
+static void timer_changes_its_repeat(void **state)
+{
+    set(0, 0x3e0, 11);
+    set(0, 0x320, 0x20040);
+    set(0, 0x380, 10000000);
+    rig_to(&rig, 33000000);
+    while (rig_ack(&rig, 0) >= 0)
+        set(0, 0xb0, 0);
+    set(0, 0x320, 0x40); /* one-shot: to the end of this period */
+    assert_int_equal(get(0, 0x390), 7000000);
+    rig_to(&rig, 40000000);
+    assert_int_equal(rig_ack(&rig, 0), 0x40);
+    set(0, 0xb0, 0);
+    assert_int_equal(get(0, 0x390), 0);
+    set(0, 0x320, 0x20040); /* an ended count does not start again */
+    assert_int_equal(get(0, 0x390), 0);
+    rig_to(&rig, 60000000);
+    assert_int_equal(rig_ack(&rig, 0), -1);
+}
+
 static void tsc_deadline(void **state)
 {
     assert_true(wrmsr(0, MSR_TSC_DEADLINE, 5000));
@@ -492,6 +512,7 @@ int main(void)
         TEST(errors),
         TEST(timer_counts_by_the_divide),
         TEST(timer_repeats_and_keeps_a_backlog),
+        TEST(timer_changes_its_repeat),
         TEST(tsc_deadline),
         TEST(x2apic_moves),
         TEST(software_disable_masks_the_lvt),
