@@ -15,17 +15,21 @@ static void return_code(struct vcpu *v, uint16_t selector, struct x86_code *code
         x86_raise_selector(v, VECTOR_GP, selector, 0);
 }
 
-/* Segments that the outer ring may not have are nullified. A null segment keeps its base: FS and GS
- * may have one in 64-bit mode. */
+/* Segments that the outer ring may not have are nullified. The hidden base stays, of those that
+ * were null before as well: FS and GS use it in 64-bit mode, and SDM 2A IRET changes the selector
+ * only. */
 static void nullify_inner_segments(struct vcpu *v)
 {
     static const enum x86_sreg data[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
     for (unsigned i = 0; i < 4; i++) {
-        uint32_t attributes = v->seg[data[i]].attributes;
-        if (attributes & ATTR_UNUSABLE)
+        struct x86_segment *s = &v->seg[data[i]];
+        if (s->attributes & ATTR_UNUSABLE)
             continue;
-        if (ATTR_GET_DPL(attributes) < v->cpl && !x86_is_conforming(attributes))
-            v->seg[data[i]] = x86_null_segment(0, 0);
+        if (ATTR_GET_DPL(s->attributes) < v->cpl && !x86_is_conforming(s->attributes)) {
+            uint64_t base = s->base;
+            *s = x86_null_segment(0, 0);
+            s->base = base;
+        }
     }
 }
 

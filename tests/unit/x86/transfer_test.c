@@ -266,6 +266,9 @@ static void check_returned(struct guest *g, const struct return_case *c)
     if (!(c->code & ATTR_L))
         assert_int_equal(v->gpr[RSP], GUEST_USER); /* 32 bits of it */
     assert_int_equal(v->seg[SEG_DS].selector, 0);
+    assert_true(v->seg[SEG_DS].attributes & ATTR_UNUSABLE);
+    assert_int_equal(v->seg[SEG_GS].selector, 0); /* made null: the base stays as well */
+    assert_int_equal(v->seg[SEG_GS].base, 0x8000);
     assert_int_equal(v->seg[SEG_FS].base, 0x7000); /* null already: the base stays */
     assert_int_equal(v->seg[SEG_ES].selector, SEL_USER_DATA);
 }
@@ -285,6 +288,7 @@ static void test_returns(void **state)
         v->seg[SEG_DS] = (struct x86_segment){SEL_DATA, 0x93, UINT32_MAX, 0};
         v->seg[SEG_ES] = (struct x86_segment){SEL_USER_DATA, 0xf3, UINT32_MAX, 0};
         v->seg[SEG_FS] = (struct x86_segment){0, ATTR_UNUSABLE, 0, 0x7000};
+        v->seg[SEG_GS] = (struct x86_segment){SEL_DATA, 0x93, UINT32_MAX, 0x8000};
         v->gpr[RSP] = GUEST_STACK;
         guest_write(g, GUEST_STACK + 8 * at++, c->rip, 8);
         guest_write(g, GUEST_STACK + 8 * at++, c->cs, 8);
