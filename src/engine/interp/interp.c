@@ -66,7 +66,8 @@ static bool step(struct vcpu *v)
     i->exec(v, i);
     t->debug_held = 0;
     v->counters.instructions++;
-    if (trap && !t->own_trap)
+    bool holds = v->interrupt_shadow && v->shadow_blocks_debug;
+    if (trap && !t->own_trap && !holds) /* not held by MOV SS but suppressed (SDM 3A 6.8.3) */
         v->debug_pending |= DR6_BS;
     return true;
 }

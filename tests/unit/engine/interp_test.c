@@ -126,6 +126,23 @@ static void single_step(void **state)
     assert_int_equal(v->debug_pending, 0);
 }
 
+/* The step of MOV SS is lost, not late: an INT1 after it has only its own #DB. */
+static void mov_ss_is_no_step(void **state)
+{
+    struct vcpu *v = g->v;
+    v->gpr[RAX] = SEL_DATA;
+    v->rflags |= FLAG_TF;
+    assert_int_equal(RUN("\x8e\xd0\x90\xf4"), VECTOR_DB);
+    assert_int_equal(frame(0), CODE + 3);
+    assert_true(v->dr6 & DR6_BS);
+    v->dr6 = DR6_FIXED;
+    v->rflags |= FLAG_TF;
+    assert_int_equal(RUN("\x8e\xd0\xf1"), VECTOR_DB);
+    assert_int_equal(frame(0), CODE + 3);
+    assert_int_equal(v->debug_pending, 0);
+    assert_false(v->dr6 & DR6_BS);
+}
+
 static void system_call_traps_by_the_new_flag(void **state)
 {
     struct vcpu *v = g->v;
@@ -572,6 +589,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         LONG(breakpoint_met_before_a_fault_is_forgotten),
         LONG(single_step),
+        LONG(mov_ss_is_no_step),
         LONG(system_call_traps_by_the_new_flag),
         LONG(debug_registers_check_the_privilege_first),
         LONG(every_iteration_counts),
