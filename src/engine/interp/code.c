@@ -366,6 +366,8 @@ const struct insn *code_find(struct vcpu *v)
         if (i == NULL) { /* the page's slots are used up by overlapping runs: begin afresh */
             kill_page(t, physical);
             p = page_find(t, physical, insn_mode_of(v), host);
+            if (vcpu_requests(v) & VCPU_REQUEST_CODE)
+                return NULL;
             i = p == NULL ? NULL : decode_run(t, p, host, offset);
         }
     }

@@ -61,9 +61,10 @@ struct interp {
     uint64_t protect_posted; /* under sync_lock, as the above */
     _Atomic uint64_t protect_served;
     struct code_cache *code;
-    uint64_t code_generation; /* moves when decoded pages go */
-    bool own_trap;            /* the instruction itself decides on its single-step trap */
-    uint64_t debug_held;      /* debug_pending as it was before the instruction in step() */
+    uint64_t code_generation;         /* moves when decoded pages go */
+    bool own_trap;                    /* the instruction itself decides on its single-step trap */
+    uint64_t debug_held;              /* debug_pending as it was before the instruction in step() */
+    uint64_t pause_first, pause_last; /* instruction counts of the present chain of PAUSEs */
     struct jump_entry jumps[JUMP_CACHE_SIZE];
 };
 

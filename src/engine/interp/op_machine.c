@@ -2,6 +2,8 @@
 /* Instructions that reach the machine or its control state: ports, MSRs, CPUID, control and debug
  * registers, TLB, time, randomness, HLT; and wide compare-and-exchange, cache hints and fences.
  * What hardware would exit for is counted here under the exit's name. */
+#include <sched.h>
+
 #include "engine/gate.h"
 #include "engine/interp/interp.h"
 #include "x86/cpuid.h"
@@ -279,9 +281,25 @@ static const struct insn *nop(struct vcpu *v, const struct insn *i)
     return insn_next(v, i);
 }
 
+/* PAUSEs no more than SPIN_GAP instructions apart are one wait; after SPIN_WINDOW of them what is
+ * waited for may need this host processor (as PAUSE-loop exiting, SDM 3C 25.1.3). */
+#define SPIN_GAP    32u
+#define SPIN_WINDOW 2048u
+
 static const struct insn *pause_op(struct vcpu *v, const struct insn *i)
 {
+    struct interp *t = v->engine_state;
+    uint64_t now = v->counters.instructions;
+
     v->counters.exits[EXIT_PAUSE]++;
+    if (now - t->pause_last > SPIN_GAP)
+        t->pause_first = now;
+    t->pause_last = now;
+    if (X86_UNLIKELY(now - t->pause_first > SPIN_WINDOW)) {
+        t->pause_first = now;
+        if (t->vm->vcpu_count > 1)
+            sched_yield();
+    }
     return insn_next_slow(v, i);
 }
 
