@@ -291,6 +291,12 @@ bool cpuid_has(const struct cpuid_model *m, uint32_t leaf, uint32_t subleaf, uns
     return e != NULL && ((*entry_reg(e, reg) >> bit) & 1);
 }
 
+bool x86_canonical_register(const struct vcpu *v, uint64_t a)
+{
+    unsigned shift = cpuid_has(v->platform->cpuid, 7, 0, 2, 16) ? 7 : 16; /* LA57 */
+    return (uint64_t)((int64_t)(a << shift) >> shift) == a;
+}
+
 /* Size of an XSAVE area with the components of mask (SDM 1 13.4.2 and 13.4.3). */
 static uint32_t xsave_area(const struct cpuid_model *m, uint64_t mask, bool compact)
 {

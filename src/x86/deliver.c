@@ -39,7 +39,7 @@ static struct idt_gate gate_read(struct vcpu *v, const struct event *event, uint
     uint64_t address = v->idtr.base + event->vector * size;
     if (!v->long_mode)
         address = (uint32_t)address;
-    if (event->vector * size + size - 1 > v->idtr.limit)
+    if (event->vector * size + size - 1 > v->idtr.limit || !x86_canonical(v, address))
         raise_idt(v, VECTOR_GP, event->vector, ext);
     struct x86_descriptor d = {.low = x86_load_reach(v, x86_implicit_reach(v), address, 8)};
     if (v->long_mode)

@@ -8,7 +8,8 @@
 
 #include "x86/segment.h"
 
-/* Whether `size` bytes at selector's index plus `skip` lie in its table. */
+/* Whether the 8 bytes at selector's index plus `skip` lie in its table; a base may be canonical for
+ * the processor and not in the current paging. */
 static bool table_address(const struct vcpu *v, uint16_t selector, unsigned skip, uint64_t *address)
 {
     uint32_t offset = (selector & 0xfff8u) + skip;
@@ -24,7 +25,7 @@ static bool table_address(const struct vcpu *v, uint16_t selector, unsigned skip
     *address = base + offset;
     if (!v->long_mode)
         *address = (uint32_t)*address;
-    return offset + 7 <= limit;
+    return offset + 7 <= limit && x86_canonical(v, *address);
 }
 
 bool x86_descriptor_read(struct vcpu *v, uint16_t selector, struct x86_descriptor *d)

@@ -43,13 +43,6 @@
 #define HWCR_TSC_FREQ_SEL    (1u << 24) /* the TSC counts at the P0 frequency */
 #define DE_CFG_LFENCE        (1u << 1)  /* LFENCE serializes */
 
-/* WRMSR checks addresses against the widest paging of the processor, not the current one. */
-static bool canonical(const struct vcpu *v, uint64_t a)
-{
-    unsigned shift = cpuid_has(v->platform->cpuid, 7, 0, 2, 16) ? 7 : 16; /* LA57 */
-    return (uint64_t)((int64_t)(a << shift) >> shift) == a;
-}
-
 static bool is_amd(const struct vcpu *v)
 {
     return v->platform->cpuid->amd;
@@ -159,7 +152,7 @@ static bool any_write(void *context, struct vcpu *v, uint32_t index, uint64_t va
 
 static bool address_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
 {
-    return canonical(v, value) && any_write(context, v, index, value);
+    return x86_canonical_register(v, value) && any_write(context, v, index, value);
 }
 
 static bool low32_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)

@@ -72,7 +72,7 @@ static struct x86_segment system_finish(struct vcpu *v, uint16_t selector, struc
     if (!x86_descriptor_extend(v, d))
         x86_raise_selector(v, VECTOR_GP, selector, 0);
     struct x86_segment s = x86_descriptor_segment(d, selector);
-    if (v->long_mode && !x86_canonical(v, s.base))
+    if (v->long_mode && !x86_canonical_register(v, s.base))
         x86_raise_selector(v, VECTOR_GP, selector, 0);
     if (!(s.attributes & ATTR_P))
         x86_raise_selector(v, VECTOR_NP, selector, 0);
@@ -166,7 +166,8 @@ void x86_check_io(struct vcpu *v, uint16_t port, unsigned size)
     if (x86_real_mode(v) || (v->cpl <= iopl && !x86_virtual_8086(v)))
         return;
     /* Only the 32-bit and 64-bit TSS have a map; its base is the word at 0x66. */
-    if ((tr->attributes & (ATTR_UNUSABLE | 0x8)) != 0x8 || tr->limit < 0x67)
+    if ((tr->attributes & (ATTR_UNUSABLE | 0x8)) != 0x8 || tr->limit < 0x67 ||
+        !x86_canonical(v, tr->base))
         x86_raise_gp0(v);
     enum tlb_reach reach = x86_implicit_reach(v);
     uint32_t offset = (uint32_t)x86_load_reach(v, reach, tr->base + 0x66, 2) + port / 8;

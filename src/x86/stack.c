@@ -19,6 +19,8 @@ static uint64_t tss_load(struct vcpu *v, uint32_t offset, unsigned size, uint32_
     const struct x86_segment *tr = &v->seg[SEG_TR];
     if ((tr->attributes & ATTR_UNUSABLE) || offset + size - 1 > tr->limit)
         x86_raise_selector(v, VECTOR_TS, tr->selector, ext);
+    if (!x86_canonical(v, tr->base + offset)) /* it may be so for the processor */
+        x86_raise_error(v, VECTOR_GP, ext);
     return x86_load_reach(v, x86_implicit_reach(v), tr->base + offset, size);
 }
 

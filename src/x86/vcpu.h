@@ -256,6 +256,11 @@ static inline bool x86_canonical(const struct vcpu *v, uint64_t a)
     return (uint64_t)((int64_t)(a << shift) >> shift) == a;
 }
 
+/* The same for what is loaded into a register or an INVPCID descriptor rather than accessed: bases
+ * of FS, GS, GDTR, IDTR, LDTR, TR and addresses in MSRs are held against the widest paging that the
+ * processor has, not the current one. */
+bool x86_canonical_register(const struct vcpu *v, uint64_t a);
+
 static inline uint32_t vcpu_requests(const struct vcpu *v)
 {
     return atomic_load_explicit(&v->requests, memory_order_relaxed);

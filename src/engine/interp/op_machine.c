@@ -178,7 +178,7 @@ static const struct insn *invpcid(struct vcpu *v, const struct insn *i)
         x86_raise_gp0(v);
     if (!(v->cr4 & CR4_PCIDE) && type < 2 && pcid != 0)
         x86_raise_gp0(v);
-    if (type == 0 && !x86_canonical(v, descriptor[1]))
+    if (type == 0 && !x86_canonical_register(v, descriptor[1]))
         x86_raise_gp0(v);
     tlb_invpcid(v, (unsigned)type, (uint16_t)pcid, descriptor[1]);
     return insn_next_slow(v, i);

@@ -297,7 +297,7 @@ static const struct insn *load_table(struct vcpu *v, const struct insn *i)
     memcpy(&t.base, bytes + 2, 8);
     if (!v->code64 && i->stack_size == 2)
         t.base &= 0xffffff; /* SDM 2A LGDT: 24 bits with a 16-bit operand */
-    if (!x86_canonical(v, t.base))
+    if (!x86_canonical_register(v, t.base))
         x86_raise_gp0(v);
     *(i->op == ZYDIS_MNEMONIC_LGDT ? &v->gdtr : &v->idtr) = t;
     return insn_next_slow(v, i);
@@ -392,7 +392,7 @@ static const struct insn *fs_gs_base(struct vcpu *v, const struct insn *i)
         reg_write(v, i->dst, *base, i->size);
     } else {
         uint64_t value = reg_read(v, i->dst, i->size);
-        if (!x86_canonical(v, value))
+        if (!x86_canonical_register(v, value))
             x86_raise_gp0(v);
         *base = value;
     }

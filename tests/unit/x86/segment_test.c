@@ -124,7 +124,7 @@ static const struct system_case systems[] = {
     {"ldt type", true, SEL_FREE, 0x89, 0, 0, VECTOR_GP, SEL_FREE},
     {"ldt data", true, SEL_FREE, 0x92, 0, 0, VECTOR_GP, SEL_FREE},
     {"ldt upper type", true, SEL_FREE, 0x82, 1ull << 40, 0, VECTOR_GP, SEL_FREE},
-    {"ldt not canonical", true, SEL_FREE, 0x82, 0x8000, 0, VECTOR_GP, SEL_FREE},
+    {"ldt not canonical", true, SEL_FREE, 0x82, 0x1000000, 0, VECTOR_GP, SEL_FREE},
     {"ldt not present", true, SEL_FREE, 0x02, 0, 0, VECTOR_NP, SEL_FREE},
     {"tr", false, SEL_FREE, 0x89, 0xffff8000, 0, NONE, 0},
     {"tr null", false, 0, 0, 0, 0, VECTOR_GP, 0},
@@ -133,7 +133,7 @@ static const struct system_case systems[] = {
     {"tr beyond", false, 0x100, 0x89, 0, 0, VECTOR_GP, 0x100},
     {"tr busy", false, SEL_FREE, 0x8b, 0, 0, VECTOR_GP, SEL_FREE},
     {"tr 16-bit in long mode", false, SEL_FREE, 0x81, 0, 0, VECTOR_GP, SEL_FREE},
-    {"tr not canonical", false, SEL_FREE, 0x89, 0x8000, 0, VECTOR_GP, SEL_FREE},
+    {"tr not canonical", false, SEL_FREE, 0x89, 0x1000000, 0, VECTOR_GP, SEL_FREE},
     {"tr not present", false, SEL_FREE, 0x09, 0, 0, VECTOR_NP, SEL_FREE},
 };
 
@@ -167,6 +167,23 @@ static void test_system(void **state)
             assert_int_equal(guest_read(g, GUEST_GDT + SEL_FREE + 5, 1), 0x8b);
         }
     }
+}
+
+/* A base beyond the current paging is loaded, for the processor has LA57, and faults when used. */
+static void test_wide_bases(void **state)
+{
+    struct guest *g = *state;
+    const uint64_t wide = 1ull << 55;
+    guest_ring(g, 0, 64);
+    guest_set_gdt(g, SEL_FREE, guest_descriptor(0, 0xff, 0x82));
+    guest_write(g, GUEST_GDT + SEL_FREE + 8, wide >> 32, 8);
+    GUEST_RUNS(g, x86_load_ldtr(g->v, SEL_FREE));
+    assert_int_equal(g->v->seg[SEG_LDTR].base, wide);
+    GUEST_RAISES(g, x86_load_segment(g->v, SEG_DS, 0xc), VECTOR_GP, 0xc);
+    uint64_t gdt = g->v->gdtr.base;
+    g->v->gdtr.base = wide;
+    GUEST_RAISES(g, x86_load_segment(g->v, SEG_DS, SEL_DATA), VECTOR_GP, SEL_DATA);
+    g->v->gdtr.base = gdt;
 }
 
 struct rights_case {
@@ -304,9 +321,15 @@ static void test_io(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        LONG(test_load),   LONG(test_load_ldt_entry), LONG(test_load_read_only_gdt),
-        LONG(test_system), LONG(test_rights),         LONG(test_linear64),
-        LONG(test_io),     PROTECTED(test_linear32),
+        LONG(test_load),
+        LONG(test_load_ldt_entry),
+        LONG(test_load_read_only_gdt),
+        LONG(test_system),
+        LONG(test_wide_bases),
+        LONG(test_rights),
+        LONG(test_linear64),
+        LONG(test_io),
+        PROTECTED(test_linear32),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
