@@ -9,11 +9,12 @@
 
 /* ST(0) = 0, ST(1) = infinity, ST(2) = 1; the rest is empty. TOP is 5. */
 CODE16(store, "mov %cr0, %eax\n and $0xfff3, %ax\n mov %eax, %cr0\n fninit\n fld1\n"
-              "fld1\n fldz\n fdivrp\n fldz\n fnstenv 0x5000\n data32 fnstenv 0x5040\n hlt");
-CODE16(load, "mov %cr0, %eax\n and $0xfff3, %ax\n mov %eax, %cr0\n fninit\n fldl2e\n fldpi\n"
-             "fld1\n fnsave 0x5000\n data32 frstor 0x5080\n data32 fnsave 0x5100\n"
-             "frstor 0x5000\n fnstenv 0x5180\n xorw $0x1800, 0x5182\n fldenv 0x5180\n"
-             "fstpt 0x5200\n hlt");
+              "fld1\n fldz\n fdivrp\n fldz\n fnstenv 0x5000\n .byte 0x66\n fnstenv 0x5040\n hlt");
+CODE16(load,
+       "mov %cr0, %eax\n and $0xfff3, %ax\n mov %eax, %cr0\n fninit\n fldl2e\n fldpi\n"
+       "fld1\n fnsave 0x5000\n .byte 0x66\n frstor 0x5080\n .byte 0x66, 0xdd, 0x36, 0x00, 0x51\n"
+       "frstor 0x5000\n fnstenv 0x5180\n xorw $0x1800, 0x5182\n fldenv 0x5180\n"
+       "fstpt 0x5200\n hlt");
 
 static void test_formats(void **state)
 {
