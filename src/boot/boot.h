@@ -60,4 +60,8 @@ int boot_place(struct mem *m, struct vcpu *bsp, const struct boot_files *f,
 /* The two in one, the files freed. */
 int boot_load(struct mem *m, struct vcpu *bsp, const struct boot_config *c, struct error *e);
 
+/* The memory types (MTRRs) that firmware gives each processor: boot_place does it for the bsp, the
+ * machine for the others, after their reset. INIT keeps them. */
+void boot_cpu_mtrrs(struct vcpu *v);
+
 #endif

@@ -40,7 +40,7 @@ static void set_segments(struct vcpu *v, uint32_t code_size)
 
 /* Memory types as firmware leaves them (SDM 3A 11.11): RAM write-back, the rest uncached. The
  * engines do not look at them, but Linux keeps its hands off the PAT while the MTRRs are off. */
-static void set_mtrrs(struct vcpu *v)
+void boot_cpu_mtrrs(struct vcpu *v)
 {
     const uint64_t bits = ((uint64_t)1 << v->platform->physical_address_bits) - 1;
     const unsigned first_4k = 3; /* eight registers of 32 KiB each from 0xc0000 */
@@ -60,7 +60,7 @@ _Static_assert((MEMMAP_HOLE & (MEMMAP_HOLE_END - MEMMAP_HOLE - 1)) == 0,
 
 static void set_common(struct vcpu *v, uint64_t rip)
 {
-    set_mtrrs(v);
+    boot_cpu_mtrrs(v);
     memset(v->gpr, 0, sizeof(v->gpr));
     v->rip = rip;
     v->rflags = FLAG_ONE;

@@ -76,6 +76,7 @@ static int add_vcpus(struct pc *pc, struct error *e)
         v->platform = &pc->platform;
         pc->vcpus[pc->vcpu_count++] = v;
         vcpu_reset(v);
+        boot_cpu_mtrrs(v);
     }
     return 0;
 }
@@ -250,8 +251,10 @@ int pc_create(struct pc *pc, const struct machine_config *config, const struct p
 
 int pc_reset(struct pc *pc, struct error *e)
 {
-    for (unsigned i = 0; i < pc->vcpu_count; i++)
+    for (unsigned i = 0; i < pc->vcpu_count; i++) {
         vcpu_reset(pc->vcpus[i]);
+        boot_cpu_mtrrs(pc->vcpus[i]);
+    }
     uart_reset(pc->uart);
     fw_cfg_reset(pc->fw_cfg);
     rtc_reset(pc->rtc);
