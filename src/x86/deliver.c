@@ -286,4 +286,8 @@ void x86_software_interrupt(struct vcpu *v, uint8_t vector, uint64_t next_rip, b
         .rflags = v->rflags & ~(uint64_t)FLAG_RF, /* the instruction has run */
     };
     deliver(v, &event);
+    if (int1 && v->debug_pending) { /* what MOV SS held comes in the same #DB (SDM 3A 6.8.3) */
+        v->dr6 = (v->dr6 & ~(uint64_t)0xf) | v->debug_pending | DR6_FIXED;
+        v->debug_pending = 0;
+    }
 }

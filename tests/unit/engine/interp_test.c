@@ -143,6 +143,19 @@ static void mov_ss_is_no_step(void **state)
     assert_false(v->dr6 & DR6_BS);
 }
 
+static void int1_takes_what_mov_ss_held(void **state)
+{
+    struct vcpu *v = g->v;
+    guest_write(g, DATA, SEL_DATA, 8);
+    v->dr[0] = DATA;
+    v->dr7 = DR7_FIXED | 3 | 0x30000; /* one byte, read or write */
+    v->gpr[RAX] = DATA;
+    assert_int_equal(RUN("\x8e\x10\xf1"), VECTOR_DB); /* MOV SS, [RAX] */
+    assert_int_equal(frame(0), CODE + 3);
+    assert_int_equal(v->dr6 & 0xf, 1);
+    assert_int_equal(v->debug_pending, 0);
+}
+
 static void system_call_traps_by_the_new_flag(void **state)
 {
     struct vcpu *v = g->v;
@@ -590,6 +603,7 @@ int main(void)
         LONG(breakpoint_met_before_a_fault_is_forgotten),
         LONG(single_step),
         LONG(mov_ss_is_no_step),
+        LONG(int1_takes_what_mov_ss_held),
         LONG(system_call_traps_by_the_new_flag),
         LONG(debug_registers_check_the_privilege_first),
         LONG(every_iteration_counts),
