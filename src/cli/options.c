@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "boot/memmap.h"
+#include "machine/cgroup.h"
 #include "x86/cpuid.h"
 
 /* ORDER enum clock_source, enum machine_action */
@@ -49,6 +50,21 @@ const struct cli_option cli_run_options[] = {
      .min = 1,
      .max = MACHINE_CPUS_MAX,
      .help = "processors of the guest"},
+    {.name = "cpu-weight",
+     .kind = CLI_COUNT,
+     .value = "N",
+     .offset = MEMBER(machine.cpu_weight),
+     .min = 1,
+     .max = CGROUP_WEIGHT_MAX,
+     .help = "the guest's share of busy host processors against others of weight 100 (cgroup v2)"},
+    {.name = "cpu-cap",
+     .kind = CLI_COUNT,
+     .value = "PERCENT",
+     .offset = MEMBER(machine.cpu_cap),
+     .min = 1,
+     .max = 100 * MACHINE_CPUS_MAX,
+     .help = "the most that the guest's processors take together; 100 is one of the host's "
+             "(cgroup v2)"},
     {.name = "cpu",
      .kind = CLI_CPU,
      .value = "MODEL",

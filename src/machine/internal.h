@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "machine/cgroup.h"
 #include "machine/pc.h"
 
 struct machine_thread {
@@ -31,6 +32,7 @@ struct machine {
     } queue[MACHINE_EVENTS]; /* each event at most once, in the order posted */
     unsigned queued;
 
+    struct cgroup *cgroup; /* of the vCPU threads, or NULL */
     struct machine_thread threads[MACHINE_CPUS_MAX];
 };
 

@@ -244,6 +244,27 @@ static int start_threads(struct machine *m, struct error *e)
     return rc;
 }
 
+/* The vCPU threads, in their own cgroup when the configuration asks for a share of the host. */
+static int start_vcpus(struct machine *m, struct error *e)
+{
+    const struct machine_config *c = &m->config;
+    struct error cause = {0};
+    int left = 0;
+
+    if (c->cpu_weight == 0 && c->cpu_cap == 0)
+        return start_threads(m, e) == 0 ? 0 : MACHINE_FAILED;
+    int rc = cgroup_create(&m->cgroup, c->cpu_weight, c->cpu_cap, &cause);
+    if (rc == 0)
+        rc = cgroup_enter(m->cgroup, &cause);
+    if (rc != 0) {
+        error_set(e, -rc, "--cpu-weight, --cpu-cap: %s; leave the option out", cause.text);
+        return MACHINE_BAD_INPUT;
+    }
+    rc = start_threads(m, e);
+    left = cgroup_leave(m->cgroup, rc == 0 ? e : &cause);
+    return rc == 0 && left == 0 ? 0 : MACHINE_FAILED;
+}
+
 int machine_create(const struct machine_config *config, struct machine **out, struct error *e)
 {
     const struct pc_hooks hooks = {
@@ -269,8 +290,8 @@ int machine_create(const struct machine_config *config, struct machine **out, st
         error_set(e, errno, "eventfd: %s", strerror(errno));
     else
         status = pc_create(&m->pc, &m->config, &hooks, m, e);
-    if (status == 0 && start_threads(m, e) != 0)
-        status = MACHINE_FAILED;
+    if (status == 0)
+        status = start_vcpus(m, e);
     if (status != 0)
         machine_destroy(m, NULL);
     else
@@ -289,6 +310,7 @@ int machine_destroy(struct machine *m, struct error *e)
         if (m->threads[i].started)
             pthread_join(m->threads[i].thread, NULL);
     }
+    cgroup_destroy(m->cgroup);
     int rc = pc_destroy(&m->pc, e);
     if (m->fd >= 0)
         close(m->fd);

@@ -38,6 +38,8 @@ struct machine_config {
     const struct engine_ops *engine;
     const char *cpu; /* name of the CPUID model */
     uint64_t cpus;
+    uint64_t cpu_weight; /* as cgroup_create takes them */
+    uint64_t cpu_cap;
     uint64_t mem; /* bytes of RAM, a multiple of 4 KiB */
     const char *kernel;
     const char *initrd;  /* or NULL */

@@ -156,6 +156,10 @@ static void refused_values(void **state)
     refuse(WORDS("--mem", "2097153"), "2097153", "whole pages");
     refuse(WORDS("--mem", ""), "--mem", "such as 512M");
     refuse(WORDS("--cpus", "0"), "--cpus", "from 1 to 16");
+    refuse(WORDS("--cpu-weight", "0"), "--cpu-weight", "from 1 to 10000");
+    refuse(WORDS("--cpu-weight", "10001"), "--cpu-weight", "from 1 to 10000");
+    refuse(WORDS("--cpu-cap", "0"), "--cpu-cap", "from 1 to 1600");
+    refuse(WORDS("--cpu-cap", "1601"), "--cpu-cap", "from 1 to 1600");
     refuse(WORDS("--cpus", "17"), "--cpus", "from 1 to 16");
     refuse(WORDS("--cpus", "99999999999999999999"), "--cpus", "from 1 to 16");
     refuse(WORDS("--kernel", "k", "--cpus", "2", "--clock", "instructions"), "--clock instructions",
