@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-TEST_DEPS += guest
+SOAK_DEPS += guest
