@@ -389,6 +389,15 @@ static void init_signal(void *context)
     lapic_reset(context, true);
 }
 
+static bool apic_enabled(void *context)
+{
+    struct lapic *l = context;
+    pthread_mutex_lock(&l->lock);
+    bool enabled = l->base & BASE_ENABLE;
+    pthread_mutex_unlock(&l->lock);
+    return enabled;
+}
+
 int lapic_init(struct lapic *l, struct irq *irq, struct vcpu *v)
 {
     l->irq = irq;
@@ -419,6 +428,7 @@ const struct vcpu_irq_ops lapic_vcpu_ops = {
     .sipi_vector = sipi_vector,
     .init = init_signal,
     .tsc_moved = tsc_moved,
+    .apic_enabled = apic_enabled,
 };
 
 /* ---- Saved state */

@@ -325,6 +325,12 @@ static bool leaf_in_range(const struct cpuid_model *m, uint32_t *leaf)
     return !m->amd;
 }
 
+/* SDM 3A 10.4.3: a disabled local APIC is as none. */
+static bool apic_hidden(const struct vcpu *v)
+{
+    return v->irq != NULL && v->irq->apic_enabled != NULL && !v->irq->apic_enabled(v->irq_context);
+}
+
 /* What depends on the vCPU and its control registers. */
 static void adjust(const struct vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
 {
@@ -332,6 +338,8 @@ static void adjust(const struct vcpu *v, uint32_t leaf, uint32_t subleaf, uint32
     switch (leaf) {
     case 1:
         regs[1] |= (uint32_t)v->id << 24;
+        if (apic_hidden(v))
+            regs[3] &= ~(1u << 9);
         if (v->cr4 & CR4_OSXSAVE)
             regs[2] |= bit_OSXSAVE;
         break;

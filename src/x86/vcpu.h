@@ -107,6 +107,8 @@ struct vcpu_irq_ops {
     void (*init)(void *context); /* local APIC's INIT reset */
     /* tsc_offset was changed (WRMSR TSC, TSC_ADJUST): a TSC deadline is another time now. */
     void (*tsc_moved)(void *context);
+    /* IA32_APIC_BASE enables the local APIC: CPUID shows it. NULL = always. */
+    bool (*apic_enabled)(void *context);
 };
 
 /* Hooks of what the machine offers beside the processor (kvmclock, steal time), on v's thread. */

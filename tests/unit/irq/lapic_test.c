@@ -323,7 +323,9 @@ static void x2apic_moves(void **state)
     assert_true(wrmsr(1, 0x830, UINT64_MAX << 32 | 0x47));
     assert_int_equal(rig_ack(&rig, 1), 0x47);
     assert_int_equal(rig_ack(&rig, 0), 0x47);
+    assert_true(rig.cpu[1]->irq->apic_enabled(rig.cpu[1]->irq_context)); /* for CPUID */
     assert_true(wrmsr(1, MSR_APIC_BASE, base & ~0x800ull));
+    assert_false(rig.cpu[1]->irq->apic_enabled(rig.cpu[1]->irq_context));
     assert_false(wrmsr(1, MSR_APIC_BASE, base | 0x400)); /* not from disabled */
     assert_true(wrmsr(1, MSR_APIC_BASE, base));
     assert_int_equal(get(1, 0xf0), 0xff); /* as after power-up */
