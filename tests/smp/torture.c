@@ -184,6 +184,24 @@ static void locked_work(unsigned id)
     }
 }
 
+/* All at once across pages, so that an update would be lost if they did not exclude each other. */
+static u64 split_only;
+static u8 split_area[2 * 4096] __attribute__((aligned(4096)));
+
+static void split_work(unsigned id)
+{
+    smp_barrier();
+    for (u64 n = 0; n < split_only; n++)
+        lock_xadd64(split_area + PAGE - 4, 0x100000001ul);
+}
+
+static void test_split(void)
+{
+    smp_run(cpus, split_work);
+    want("sum", *(u64_any *)(split_area + PAGE - 4), split_only * cpus * 0x100000001ul);
+    verdict("split-together");
+}
+
 static void test_locked(void)
 {
     u64 plain = 0, split = 0, tickets = 0, tokens = *(u64_any *)(area + AT_TOKEN), lost = 0;
@@ -464,7 +482,9 @@ void isa_main(const char *command_line)
     ops = smp_option(command_line, "ops", 4000000);
     rounds = smp_option(command_line, "rounds", 400);
     smp_start(cpus);
+    split_only = smp_option(command_line, "splits", 3000);
     test_locked();
+    test_split();
     test_shootdown();
     test_code();
 }
