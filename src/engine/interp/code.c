@@ -229,7 +229,10 @@ static struct code_page *page_create(struct interp *t, uint64_t physical, enum i
     *bucket_of(c, physical) = p;
     c->page_count++;
     mem_page(t->vm->platform->mem, GPA(physical), &flags);
-    if (!(atomic_fetch_or(flags, MEM_PAGE_CODE) & MEM_PAGE_CODE) || t->vm->vcpu_count > 1)
+    pthread_mutex_lock(&t->vm->code_lock);
+    bool first = !(atomic_fetch_or(flags, MEM_PAGE_CODE) & MEM_PAGE_CODE);
+    pthread_mutex_unlock(&t->vm->code_lock);
+    if (first || t->vm->vcpu_count > 1)
         tlb_protect_page(t->vcpu, host);
     sync_protect(t, GPA(physical));
     t->vcpu->counters.code_pages_decoded++;

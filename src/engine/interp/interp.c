@@ -185,7 +185,8 @@ enum exit_reason interp_step(struct vcpu *v)
                                         : EXIT_HLT;
 }
 
-/* The page that held code was written: by this vCPU's own store, or by another thread. */
+/* The page that held code was written: by this vCPU's own store, or by another thread. The flag stays
+ * until every vCPU has been told: a store that comes meanwhile must not go unseen. */
 static void code_written(void *context, gpa_t page)
 {
     struct interp_vm *vm = context;
@@ -193,7 +194,7 @@ static void code_written(void *context, gpa_t page)
 
     if (mem_page(vm->platform->mem, page, &flags) == NULL)
         return;
-    atomic_fetch_and(flags, (uint8_t)~MEM_PAGE_CODE);
+    pthread_mutex_lock(&vm->code_lock);
     for (unsigned n = 0; n < vm->vcpu_count; n++) {
         struct interp *t = vm->vcpus[n];
         if (t->running && pthread_equal(t->thread, pthread_self()))
@@ -201,6 +202,8 @@ static void code_written(void *context, gpa_t page)
         else
             code_page_post(t, page);
     }
+    atomic_fetch_and(flags, (uint8_t)~MEM_PAGE_CODE);
+    pthread_mutex_unlock(&vm->code_lock);
 }
 
 static int available(struct error *e)
@@ -214,6 +217,7 @@ static int vm_init(struct x86_platform *p, void **engine_vm, struct error *e)
     if (vm == NULL)
         return error_set(e, ENOMEM, "engine interp: no memory");
     vm->platform = p;
+    pthread_mutex_init(&vm->code_lock, NULL);
     pthread_mutex_init(&vm->sync_lock, NULL);
     pthread_cond_init(&vm->sync_changed, NULL);
     insn_decoder_init(&vm->decoder, p->cpuid);
@@ -240,6 +244,7 @@ static void vm_fini(void *engine_vm)
     copy_cache_destroy(vm->copies);
     pthread_cond_destroy(&vm->sync_changed);
     pthread_mutex_destroy(&vm->sync_lock);
+    pthread_mutex_destroy(&vm->code_lock);
     free(vm);
 }
 
