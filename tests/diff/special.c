@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What random operands would almost never hit: counts that end, divisions that do not overflow,
  * comparisons that are equal, selectors, branch targets, stack frames, XSAVE images. */
+#include <cpuid.h>
 #include <string.h>
 
 #include "advertised.h"
@@ -109,6 +110,22 @@ static void bit_offset(struct generator *g)
 
     if (reg >= 0 && memory_operand(g, false) >= 0 && random_chance(&g->r, 90))
         g->c->in.gpr[reg] = (uint64_t)((int64_t)random_below(&g->r, 4096) - 2048);
+}
+
+/* WRFSBASE, WRGSBASE: the model has LA57, so it takes bases of 57 bits; a host without takes 48 and
+ * could not say more of what lies between. */
+static void fit_host_width(struct generator *g)
+{
+    uint32_t eax, ebx, ecx, edx;
+    int reg = register_operand(g, 0);
+    bool host_la57 = __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ecx >> 16 & 1);
+
+    if (reg < 0 || host_la57)
+        return;
+    uint64_t value = g->c->in.gpr[reg];
+    if (value ==
+        (uint64_t)((int64_t)(value << 7) >> 7)) /* canonical with 57 bits: make it so with 48 */
+        g->c->in.gpr[reg] = (uint64_t)((int64_t)(value << 16) >> 16);
 }
 
 static void selector_operand(struct generator *g)
@@ -379,6 +396,7 @@ static void special_by_mnemonic(struct generator *g)
     case ZYDIS_MNEMONIC_WRFSBASE:
     case ZYDIS_MNEMONIC_WRGSBASE:
         segment_base_write(g);
+        fit_host_width(g);
         break;
     case ZYDIS_MNEMONIC_LDMXCSR:
     case ZYDIS_MNEMONIC_VLDMXCSR:

@@ -5,7 +5,10 @@
  */
 #include "isa.h"
 
-#define BAD       0x0000800000000000ul
+#define BAD 0x0000800000000000ul
+/* Bases are held against the width that the processor has, not the one that CR4.LA57 selects, so
+ * this is bad for 57 bits as well. */
+#define BAD_BASE  0x0100000000000000ul
 #define BAD_STACK 0x4000000000000000ul
 #define LAST      0x00007ffffffffffful /* the last canonical address of the lower half */
 #define END_PAGE  0x00007ffffffff000ul
@@ -114,8 +117,8 @@ static const struct row rows[] = {
     {"ret-bad-stack", ret_op, VECTOR_SS, 1, .rbx = 0},
     {"lret-bad-stack", lretq_op, VECTOR_SS, 1, .rbx = 0},
     {"iret-bad-stack", iretq_op, VECTOR_SS, 1, .rbx = 0},
-    {"wrfsbase", wrfsbase_op, VECTOR_GP, 0, .rbx = BAD},
-    {"wrgsbase", wrgsbase_op, VECTOR_GP, 0, .rbx = BAD},
+    {"wrfsbase", wrfsbase_op, VECTOR_GP, 0, .rbx = BAD_BASE},
+    {"wrgsbase", wrgsbase_op, VECTOR_GP, 0, .rbx = BAD_BASE},
     {"lgdt-operand", lgdt_op, VECTOR_GP, 0, .rbx = BAD},
     {"sgdt-operand", sgdt_op, VECTOR_GP, 0, .rbx = BAD},
     {"movs-source", movs_op, VECTOR_GP, 0, .rcx = 1, .rsi = BAD, .rdi = (u64)data},
@@ -269,7 +272,7 @@ static void test_bases(void)
     write_msr(MSR_FS_BASE, 0);
     verdict("fs-base-and-offset");
 
-    static struct table_register t = {0xff, BAD};
+    static struct table_register t = {0xff, BAD_BASE};
     r = (struct regs){.rbx = (u64)&t};
     run_kernel(&r, lgdt_op);
     want_trap(&r, VECTOR_GP, 0, (u64)lgdt_op);

@@ -185,8 +185,8 @@ enum exit_reason interp_step(struct vcpu *v)
                                         : EXIT_HLT;
 }
 
-/* The page that held code was written: by this vCPU's own store, or by another thread. The flag stays
- * until every vCPU has been told: a store that comes meanwhile must not go unseen. */
+/* The page that held code was written: by this vCPU's own store, or by another thread. The flag
+ * stays until every vCPU has been told: a store that comes meanwhile must not go unseen. */
 static void code_written(void *context, gpa_t page)
 {
     struct interp_vm *vm = context;

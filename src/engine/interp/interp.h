@@ -33,8 +33,8 @@ struct interp_vm {
     struct interp *vcpus[INTERP_VCPUS_MAX];
     unsigned vcpu_count;
 
-    /* Orders "this page holds code" (MEM_PAGE_CODE set) against "it was written" (posted to all, then
-     * cleared). Held for moments, never while waiting for a vCPU. */
+    /* Orders "this page holds code" (MEM_PAGE_CODE set) against "it was written" (posted to all,
+     * then cleared). Held for moments, never while waiting for a vCPU. */
     pthread_mutex_t code_lock;
 
     /* sync.c: where the vCPUs wait for each other. */
