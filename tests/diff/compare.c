@@ -76,8 +76,10 @@ static bool fault_within(const struct diff_case *c, const struct diff_outcome *o
 
     if (o->vector == VECTOR_PF)
         return ((o->address - c->unordered) & c->unordered_mask) < c->unordered_size;
-    if (c->partial_load && o->vector == VECTOR_GP && o->error == 0)
-        return true; /* the header's: it may be judged before or after the components are touched */
+    /* XRSTOR's header may be judged before or after the components are touched, a far CALL's target
+     * before or after the stack. */
+    if ((c->partial_load || c->partial_store) && o->vector == VECTOR_GP && o->error == 0)
+        return true;
     return (o->vector == VECTOR_GP || o->vector == VECTOR_SS) && o->error == 0 &&
            (c->unordered >> 47) != (last >> 47);
 }
