@@ -80,6 +80,8 @@ static bool fault_within(const struct diff_case *c, const struct diff_outcome *o
      * before or after the stack. */
     if ((c->partial_load || c->partial_store) && o->vector == VECTOR_GP && o->error == 0)
         return true;
+    if (c->partial_store && o->vector == VECTOR_SS && o->error == 0)
+        return true;
     return (o->vector == VECTOR_GP || o->vector == VECTOR_SS) && o->error == 0 &&
            (c->unordered >> 47) != (last >> 47);
 }
