@@ -36,6 +36,11 @@ $(BUILD)/libdoppel.a: $(OBJS)
 	rm -f $@
 	ar rcs $@ $^
 
+# What runs while the guest's vector state is in the host's registers (docs/translator.md).
+GENERAL := $(filter src/x86/%.c src/mem/%.c src/clock/%.c src/engine/bt/%.c src/engine/interp/%.c src/engine/gate.c,$(SRCS))
+$(GENERAL:%.c=$(BUILD)/%.o): ALL_CFLAGS += -mgeneral-regs-only $(if $(findstring clang,$(CC)),,\
+	-minline-all-stringops -mmemset-strategy=rep_8byte:-1:noalign -mmemcpy-strategy=rep_8byte:-1:noalign)
+
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<

@@ -32,6 +32,7 @@ const char *const exit_names[EXIT_REASONS] = {
 
 const struct engine_ops *const engines[] = {
     &engine_interp,
+    &engine_bt,
     &engine_none,
     NULL,
 };

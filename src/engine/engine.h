@@ -33,6 +33,7 @@ struct engine_ops {
 };
 
 extern const struct engine_ops engine_interp;
+extern const struct engine_ops engine_bt;
 extern const struct engine_ops engine_none; /* runs nothing: EXIT_HLT at once */
 
 /* NULL-terminated, in the order of preference of `auto`. */

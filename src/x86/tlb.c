@@ -26,8 +26,43 @@ struct target {
     _Atomic uint8_t *flags;
 };
 
+static struct tlb_fast *fast_of(struct tlb *t, enum tlb_reach reach, bool write, uint64_t linear)
+{
+    return &t->fast[reach][write][(linear >> 12) & (TLB_FAST_ENTRIES - 1)];
+}
+
+/* No address with this index is in the page that follows it. */
+static inline void fast_empty(struct tlb *t, struct tlb_fast *f)
+{
+    uint64_t index = (uint64_t)(f - &t->fast[0][0][0]) & (TLB_FAST_ENTRIES - 1);
+    f->negative_page = -((index + 1) << 12);
+}
+
+static void fast_flush(struct tlb *t)
+{
+    if (t->fast_filled <= TLB_FAST_LOG) {
+        for (unsigned n = 0; n < t->fast_filled; n++)
+            fast_empty(t, t->fast_log[n]);
+    } else {
+        struct tlb_fast *all = &t->fast[0][0][0];
+        for (unsigned n = 0; n < sizeof(t->fast) / sizeof(*all); n++)
+            fast_empty(t, &all[n]);
+    }
+    t->fast_filled = 0;
+}
+
+static void fast_forget_page(struct tlb *t, uint64_t linear)
+{
+    for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
+        fast_empty(t, fast_of(t, (enum tlb_reach)reach, false, linear));
+        fast_empty(t, fast_of(t, (enum tlb_reach)reach, true, linear));
+    }
+}
+
 void tlb_init(struct tlb *t)
 {
+    t->fast_filled = TLB_FAST_LOG + 1;
+    fast_flush(t);
     memset(t->entries, 0xff, sizeof(t->entries)); /* every tag TLB_NONE */
     memset(t->spaces, 0, sizeof(t->spaces));
     memset(t->physical, 0, sizeof(t->physical));
@@ -64,6 +99,7 @@ static void enter_fresh_space(struct vcpu *v)
     uint16_t pcid = v->cr3 & 0xfff;
 
     t->asid = fresh_asid(t);
+    fast_flush(t);
     t->fetch_generation++;
     v->counters.tlb_flushes++;
     if (!(v->cr4 & CR4_PCIDE))
@@ -94,6 +130,7 @@ void tlb_switch_space(struct vcpu *v, bool keep)
         return;
     }
     v->tlb.asid = v->tlb.spaces[i].asid;
+    fast_flush(&v->tlb);
     v->tlb.fetch_generation++;
 }
 
@@ -144,8 +181,11 @@ void tlb_invlpg(struct vcpu *v, uint64_t linear)
         if (entry_page(e) == (linear & MEM_PAGE_MASK))
             forget(e);
     }
-    if (t->large_mask != 0 && (((linear & MEM_PAGE_MASK) ^ t->large_base) & t->large_mask) == 0)
+    fast_forget_page(t, linear);
+    if (t->large_mask != 0 && (((linear & MEM_PAGE_MASK) ^ t->large_base) & t->large_mask) == 0) {
         forget_large(t, linear);
+        fast_flush(t);
+    }
     t->fetch_generation++;
 }
 
@@ -178,6 +218,13 @@ void tlb_protect_page(struct vcpu *v, const uint8_t *host_page)
             if (e->write != TLB_NONE &&
                 e->addend + (e->write & MEM_PAGE_MASK) == (uintptr_t)host_page)
                 e->write = TLB_NONE;
+        }
+    }
+    for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
+        for (unsigned i = 0; i < TLB_FAST_ENTRIES; i++) {
+            struct tlb_fast *f = &v->tlb.fast[reach][true][i];
+            if (f->host == (uintptr_t)host_page)
+                fast_empty(&v->tlb, f);
         }
     }
 }
@@ -480,6 +527,32 @@ void tlb_pointer_wrote(struct vcpu *v, void *host, unsigned size)
     if (t.flags != NULL)
         wrote(v, &t);
     v->tlb.rmw_flags = NULL;
+}
+
+bool tlb_fast_fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned n, bool write,
+                   bool quiet)
+{
+    struct tlb *t = &v->tlb;
+    const struct tlb_entry *e = tlb_entry_of(t, reach, linear);
+    uint64_t tag = tlb_tag(t, linear);
+
+    if ((linear & 0xfff) > MEM_PAGE_SIZE - n)
+        return false;
+    if ((write ? e->write : e->read) != tag) {
+        if (quiet)
+            return false;
+        resolve(v, reach, linear, write ? MMU_WRITE : MMU_READ);
+        if ((write ? e->write : e->read) != tag)
+            return false;
+    }
+    struct tlb_fast *f = fast_of(t, reach, write, linear);
+    f->negative_page = -(linear & MEM_PAGE_MASK);
+    f->host = e->addend + (linear & MEM_PAGE_MASK);
+    if (t->fast_filled < TLB_FAST_LOG)
+        t->fast_log[t->fast_filled] = f;
+    if (t->fast_filled <= TLB_FAST_LOG)
+        t->fast_filled++;
+    return true;
 }
 
 void tlb_probe(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned n, bool write)

@@ -42,8 +42,26 @@ struct tlb_entry {
     uintptr_t addend;            /* host page - linear page */
 };
 
+/*
+ * The same once more for machine code: engines that translate look here first. No address-space
+ * number, so one addition and one unsigned comparison decide: linear + negative_page is the offset
+ * in the page when the entry is this page's, and at least 4096 otherwise. Holds nothing that
+ * `entries` could not give at the time; every way to forget is followed here.
+ */
+struct tlb_fast {
+    uint64_t negative_page; /* - linear page; of an empty entry, a page that belongs elsewhere */
+    uint64_t host;          /* page */
+};
+
+#define TLB_FAST_ENTRIES 1024u
+#define TLB_FAST_LOG     512u /* entries filled since the last flush; more: all are emptied */
+#define TLB_FAST_REACHES REACH_USER_ALIGNED
+
 struct tlb {
     struct tlb_entry entries[REACH_COUNT][TLB_ENTRIES];
+    struct tlb_fast fast[TLB_FAST_REACHES][2][TLB_FAST_ENTRIES]; /* by reach and write */
+    struct tlb_fast *fast_log[TLB_FAST_LOG];
+    unsigned fast_filled;
     uint64_t asid; /* of the current address space, 0…0xffe */
     uint64_t next_asid;
     struct {
@@ -111,6 +129,12 @@ void tlb_write_bytes(struct vcpu *v, enum tlb_reach reach, uint64_t linear, cons
  * `wrote` must be called with the pointer after the store (dirty and code flags). Raises #PF. */
 void *tlb_pointer_rmw(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned size);
 void tlb_pointer_wrote(struct vcpu *v, void *host, unsigned size);
+
+/* Makes the fast entry of `linear` serve an access of n bytes within one page; false when it cannot
+ * (a device, ROM, code or a watched page under a write, a page crossing): then the access must go
+ * another way. Raises #PF unless `quiet`, which only looks at what is cached. */
+bool tlb_fast_fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned n, bool write,
+                   bool quiet);
 
 /* Raises as a write (or read) of n bytes would, and changes nothing but A/D bits. */
 void tlb_probe(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned n, bool write);

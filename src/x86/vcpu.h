@@ -133,6 +133,7 @@ struct x86_platform {
 
 #define VCPU_NAME_MAX        64
 #define VCPU_UNSUPPORTED_MAX 16
+#define VCPU_ENGINE_LOCAL    (128u << 10)
 
 struct vcpu {
     /* Hot: the engines' inner loops. gpr first, so that a register operand is a byte offset. */
@@ -189,6 +190,9 @@ struct vcpu {
     const struct vcpu_irq_ops *irq;
     void *irq_context;
     void *engine_state; /* the engine's own, by engine->vcpu_init */
+    /* The engine's own too, at a constant distance from the registers: for machine code that knows
+     * one pointer. */
+    _Alignas(64) uint8_t engine_local[VCPU_ENGINE_LOCAL];
 
     struct vcpu_counters counters;
     /* What the guest used and is not supported, by name (vcpu_count_unsupported). */

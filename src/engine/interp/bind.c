@@ -2,6 +2,7 @@
 /* From a decoded instruction to its handler: ours by hand, else a copy run on the host, else #UD,
  * counted and named. */
 #include "engine/interp/interp.h"
+#include "engine/interp/step.h"
 
 static insn_exec (*const resolvers[])(const struct insn *i) = {
     alu_resolve,    move_resolve,    branch_resolve, bits_resolve,   string_resolve,
@@ -27,6 +28,20 @@ static void bind_far_pointer(struct insn *i, const ZydisDecodedOperand *o)
 {
     if (o->type == ZYDIS_OPERAND_TYPE_POINTER)
         i->imm = o->ptr.offset | (uint64_t)o->ptr.segment << 32;
+}
+
+/* Those whose handlers do not run copies: all but fpu_resolve's. ORDER resolvers. */
+insn_exec interp_handler(struct insn *i, const struct insn_full *full)
+{
+    for (unsigned n = 0; n < sizeof(resolvers) / sizeof(resolvers[0]); n++) {
+        insn_exec exec = resolvers[n] == fpu_resolve ? NULL : resolvers[n](i);
+        if (exec == NULL)
+            continue;
+        if ((i->prefixes & INSN_FAR) && full->insn.operand_count_visible > 0)
+            bind_far_pointer(i, &full->operands[0]);
+        return exec;
+    }
+    return NULL;
 }
 
 insn_exec bind_handler(struct interp_vm *vm, struct insn *i, const struct insn_full *full,

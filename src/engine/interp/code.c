@@ -210,11 +210,23 @@ void code_reclaim(struct interp *t)
     free_dead(c);
 }
 
+void code_mark(struct interp *t, gpa_t page, const uint8_t *host)
+{
+    _Atomic uint8_t *flags;
+    if (mem_page(t->vm->platform->mem, page, &flags) == NULL)
+        return;
+    pthread_mutex_lock(&t->vm->code_lock);
+    bool first = !(atomic_fetch_or(flags, MEM_PAGE_CODE) & MEM_PAGE_CODE);
+    pthread_mutex_unlock(&t->vm->code_lock);
+    if (first || t->vm->vcpu_count > 1)
+        tlb_protect_page(t->vcpu, host);
+    sync_protect(t, page);
+}
+
 static struct code_page *page_create(struct interp *t, uint64_t physical, enum insn_mode mode,
                                      const uint8_t *host)
 {
     struct code_cache *c = t->code;
-    _Atomic uint8_t *flags;
 
     if (c->page_count >= PAGES_MAX) {
         kill_all(t);
@@ -228,13 +240,7 @@ static struct code_page *page_create(struct interp *t, uint64_t physical, enum i
     p->next = *bucket_of(c, physical);
     *bucket_of(c, physical) = p;
     c->page_count++;
-    mem_page(t->vm->platform->mem, GPA(physical), &flags);
-    pthread_mutex_lock(&t->vm->code_lock);
-    bool first = !(atomic_fetch_or(flags, MEM_PAGE_CODE) & MEM_PAGE_CODE);
-    pthread_mutex_unlock(&t->vm->code_lock);
-    if (first || t->vm->vcpu_count > 1)
-        tlb_protect_page(t->vcpu, host);
-    sync_protect(t, GPA(physical));
+    code_mark(t, GPA(physical), host);
     t->vcpu->counters.code_pages_decoded++;
     return p;
 }

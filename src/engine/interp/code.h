@@ -15,6 +15,10 @@ const struct insn *code_find(struct vcpu *v);
 /* The same without keeping it: code outside RAM. */
 const struct insn *code_uncached(struct vcpu *v);
 
+/* Before a page is read as code: no vCPU writes it any more without the listener knowing. Between
+ * instructions; the thread may be quiet meanwhile. */
+void code_mark(struct interp *t, gpa_t page, const uint8_t *host);
+
 /* `page` was written and must not run from its records again: on the vCPU's own thread, at once;
  * from any other thread, at the next poll. */
 void code_page_written(struct interp *t, gpa_t page);

@@ -185,6 +185,85 @@ enum exit_reason interp_step(struct vcpu *v)
                                         : EXIT_HLT;
 }
 
+void interp_enter(struct vcpu *v)
+{
+    struct interp *t = v->engine_state;
+    t->thread = pthread_self();
+    t->running = true;
+    sync_enter_guest(t);
+}
+
+void interp_leave(struct vcpu *v)
+{
+    struct interp *t = v->engine_state;
+    sync_leave_guest(t);
+    t->running = false;
+}
+
+enum exit_reason interp_boundary(struct vcpu *v)
+{
+    return boundary(v);
+}
+
+bool interp_needs_attention(const struct vcpu *v)
+{
+    return needs_attention(v);
+}
+
+void interp_execute(struct vcpu *v)
+{
+    do
+        serve_code_requests(v);
+    while (!step(v));
+}
+
+void interp_execute_some(struct vcpu *v, uint64_t instructions)
+{
+    uint64_t limit = v->instruction_limit;
+    if (limit - v->counters.instructions > instructions)
+        v->instruction_limit = v->counters.instructions + instructions;
+    run_records(v);
+    v->instruction_limit = limit;
+}
+
+void interp_fault(struct vcpu *v)
+{
+    sync_exclusive_end(v->engine_state);
+    deliver_fault(v);
+}
+
+void interp_mark_code(struct vcpu *v, gpa_t page, const uint8_t *host)
+{
+    code_mark(v->engine_state, page, host);
+}
+
+void interp_listen(void *interp_vm, void (*written)(void *context, gpa_t page), void *context)
+{
+    struct interp_vm *vm = interp_vm;
+    vm->code_written = written;
+    vm->code_written_context = context;
+}
+
+void interp_lock_code(void *interp_vm)
+{
+    pthread_mutex_lock(&((struct interp_vm *)interp_vm)->code_lock);
+}
+
+void interp_unlock_code(void *interp_vm)
+{
+    pthread_mutex_unlock(&((struct interp_vm *)interp_vm)->code_lock);
+}
+
+void interp_exclusive_begin(struct vcpu *v)
+{
+    sync_exclusive_begin(v->engine_state);
+}
+
+void interp_exclusive_end(struct vcpu *v)
+{
+    sync_exclusive_end(v->engine_state);
+}
+
 /* The page that held code was written: by this vCPU's own store, or by another thread. The flag
  * stays until every vCPU has been told: a store that comes meanwhile must not go unseen. */
 static void code_written(void *context, gpa_t page)
@@ -195,6 +274,8 @@ static void code_written(void *context, gpa_t page)
     if (mem_page(vm->platform->mem, page, &flags) == NULL)
         return;
     pthread_mutex_lock(&vm->code_lock);
+    if (vm->code_written != NULL)
+        vm->code_written(vm->code_written_context, page);
     for (unsigned n = 0; n < vm->vcpu_count; n++) {
         struct interp *t = vm->vcpus[n];
         if (t->running && pthread_equal(t->thread, pthread_self()))

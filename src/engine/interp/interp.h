@@ -36,6 +36,8 @@ struct interp_vm {
     /* Orders "this page holds code" (MEM_PAGE_CODE set) against "it was written" (posted to all,
      * then cleared). Held for moments, never while waiting for a vCPU. */
     pthread_mutex_t code_lock;
+    void (*code_written)(void *context, gpa_t page); /* step.h: another engine's, or NULL */
+    void *code_written_context;
 
     /* sync.c: where the vCPUs wait for each other. */
     pthread_mutex_t sync_lock;

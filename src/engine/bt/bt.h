@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside the binary translator: what its files share. docs/translator.md is the essay.
+ *
+ *  bt.c        the engine: wiring and the run loop          runtime.c  what translated code calls
+ *  cache.c     units, links, invalidation                   stubs.c    common code in the cache
+ *  translate.c one unit: decode, plan flags, emit           rewrite.c  one instruction, re-encoded
+ *  emit_*.c    the kinds of instructions                    trap.c     host signals in guest code
+ *
+ * Host registers in translated code:
+ *   rsp        doppel's own stack, constant, 16-byte aligned
+ *   gs base    struct vcpu
+ *   r10, r11   scratch (S0, S1)
+ *   r15        the guest's RSP
+ *   the rest   the guest's register of that name; its R10, R11 and R15 are in vcpu.gpr
+ *   RFLAGS     the guest's CF PF AF ZF SF OF, or nothing of worth: see emit state in translate.h
+ * DF of the host is always 0; the guest's is in vcpu.rflags. Vector registers and MXCSR are the
+ * guest's while local->vector_live; its x87 state is always in vcpu.vector.
+ */
+#ifndef DOPPEL_ENGINE_BT_BT_H
+#define DOPPEL_ENGINE_BT_BT_H
+
+#include <pthread.h>
+
+#include "engine/engine.h"
+#include "engine/host/exec_memory.h"
+#include "x86/insn.h"
+
+#define S0        10u
+#define S1        11u
+#define GUEST_RSP 15u
+
+#define BT_VCPUS_MAX  64
+#define BT_JUMPS      1024u /* of each reach */
+#define BT_TOKENS     1024u
+#define BT_UNIT_INSNS 48u
+#define BT_UNIT_BYTES (32u << 10) /* the most that one unit can need */
+#define BT_HASH       (1u << 15)
+#define BT_LOG        512u
+#define BT_LOG_TOKEN  0x8000u
+#define BT_UNITS_MAX  (1u << 20)
+
+/* What a translation depends on beside its bytes and addresses (decision 11). */
+enum bt_key {
+    BT_KEY_REACH = 3,        /* enum tlb_reach of data accesses; user = CPL 3 */
+    BT_KEY_VECTOR_SHIFT = 2, /* 2 bits, enum bt_vector_class */
+    BT_KEY_VECTOR = 3 << 2,
+};
+enum bt_vector_class { BT_VECTOR_NONE, BT_VECTOR_SSE, BT_VECTOR_AVX, BT_VECTOR_AVX512 };
+
+struct bt_unit;
+struct bt_page;
+
+/* A direct jump out of a unit: linked to its target, or to code that asks for it. */
+struct bt_exit {
+    struct bt_unit *from;
+    uint64_t target; /* guest RIP */
+    uint8_t *patch;  /* rel32, writable alias, aligned to 4 */
+    uint8_t *unlinked;
+    bool host_flags; /* flags are in RFLAGS at the jump; else saved */
+    bool crossing;   /* to another page: through the target's enter_crossing */
+    struct bt_unit *to;
+    struct bt_exit *next_incoming;
+};
+
+/* A place in translated code where the interpreter's handler runs one instruction. */
+struct bt_site {
+    struct bt_unit *from;
+    struct insn insn; /* exec NULL: by interp_execute, all state written back */
+    uint64_t rip;
+    const uint8_t *resume; /* exec alias; NULL: the unit ends here */
+    uint8_t *patch;        /* where the code holds the site's address */
+};
+
+/* Which guest instruction a host address belongs to. */
+struct bt_mark {
+    uint32_t host; /* offset from unit->code */
+    uint16_t rip;  /* offset from unit->rip */
+    uint8_t count; /* instructions retired before it and not counted yet */
+    bool host_flags;
+};
+
+struct bt_unit {
+    uint64_t rip, physical; /* physical: of the first byte */
+    uint8_t key;
+    bool dead;
+    uint8_t *code, *code_end;          /* writable alias */
+    uint8_t *enter_saved, *enter_host; /* with flags saved, or in RFLAGS */
+    uint8_t *enter_crossing; /* with flags saved, from a page that does not know this mapping */
+    struct bt_mark *marks;
+    unsigned mark_count;
+    struct bt_exit *exits;
+    unsigned exit_count;
+    struct bt_site *sites;
+    unsigned site_count;
+    struct bt_exit *incoming;
+    struct bt_page *page;
+    struct bt_unit *hash_next, *page_next;
+};
+
+/* Units of one page as it is mapped in one place under one key. */
+struct bt_page {
+    uint64_t physical, linear;
+    uint8_t key;
+    uint32_t token;      /* never 0 */
+    uint64_t generation; /* moves with each write */
+    bool marked;         /* MEM_PAGE_CODE was set for it since */
+    struct bt_unit *units;
+    struct bt_page *next;
+};
+
+/* Common code, exec alias. */
+struct bt_stubs {
+    void (*enter)(struct vcpu *v, const uint8_t *code);
+    void (*vector_save[4])(struct vcpu *v); /* by enum bt_vector_class */
+    void (*vector_load[4])(struct vcpu *v);
+    /* writable alias, for emitters: jumped to, but miss, which is called */
+    uint8_t *leave, *link, *site, *indirect, *miss, *fault;
+};
+
+struct bt_vm {
+    struct x86_platform *platform;
+    void *interp;
+    const struct gate_ops *gate; /* the one below ours */
+    struct insn_decoder decoder;
+    struct exec_memory memory;
+    struct bt_stubs stubs;
+    struct vcpu *vcpus[BT_VCPUS_MAX];
+    unsigned vcpu_count;
+
+    pthread_mutex_t translating; /* before the interpreter's code lock */
+    struct bt_scratch *scratch;  /* of the translation under way */
+
+    /* Under the interpreter's code lock. */
+    struct bt_unit *hash[BT_HASH];
+    struct bt_page *pages[BT_HASH];
+    struct bt_unit **units; /* all since the last flush, by ascending code */
+    unsigned unit_count, unit_room;
+    uint8_t *first, *free; /* code memory: of units, and not in use yet */
+    uint32_t next_token;
+    _Atomic uint64_t generation; /* moves when any unit has gone */
+    uint64_t flushes;
+    bool counting; /* instructions retired are counted: exact positions, at a price */
+};
+
+struct bt_jump {
+    uint64_t rip;
+    const uint8_t *code; /* entry with flags saved */
+};
+
+/* v->engine_local */
+struct bt_local {
+    uint64_t flags; /* the guest's arithmetic flags as PUSHFQ wrote them; other bits are noise */
+    uint64_t temp[3];
+    struct vcpu *self;
+    struct bt_vm *vm;
+    uint64_t miss_pc; /* return address of the miss stub */
+    uint64_t fault_pc;
+    uint64_t branch; /* RIP of an indirect jump that was not served, and what it did to RSP */
+    int32_t undo;
+    uint64_t generation, fetch_generation; /* that jumps and tokens were filled under */
+    uint8_t vector_live;                   /* host registers hold the guest's vector state */
+    uint8_t vector_class;
+    bool in_miss; /* what raises now is the access at miss_pc */
+    uint32_t tokens[BT_TOKENS];
+    struct bt_jump jumps[3][BT_JUMPS];
+    unsigned filled;      /* entries of the two, in the log */
+    uint16_t log[BT_LOG]; /* reach * BT_JUMPS + index, or BT_LOG_TOKEN | index */
+    uint64_t count_limit; /* counting: polls leave above it */
+    uint64_t translated, links, lookups, site_runs, misses;
+};
+
+#define LOCAL_OFFSET(member) \
+    ((uint32_t)(offsetof(struct vcpu, engine_local) + offsetof(struct bt_local, member)))
+#define VCPU_OFFSET(member) ((uint32_t)offsetof(struct vcpu, member))
+
+_Static_assert(sizeof(struct bt_local) <= VCPU_ENGINE_LOCAL, "bt_local has outgrown its place");
+
+static inline struct bt_local *bt_local(struct vcpu *v)
+{
+    return (struct bt_local *)v->engine_local;
+}
+
+static inline const uint8_t *bt_exec(const struct bt_vm *vm, const uint8_t *writable)
+{
+    return exec_memory_code(&vm->memory, writable);
+}
+
+/* ---- cache.c ---- */
+
+/* The unit at v->rip, translated if need be. Raises #PF, #GP. NULL: requests must be served first,
+ * or the code is not for this engine (then it is the interpreter's). */
+struct bt_unit *bt_find(struct vcpu *v);
+/* The unit that holds this address of the cache, or NULL. */
+struct bt_unit *bt_unit_at(struct bt_vm *vm, const uint8_t *exec);
+const struct bt_mark *bt_mark_at(const struct bt_vm *vm, const struct bt_unit *u,
+                                 const uint8_t *exec);
+void bt_link(struct bt_vm *vm, struct bt_exit *x, struct bt_unit *to);
+void bt_code_written(void *context, gpa_t page);
+/* Forgets jumps and tokens of the vCPU if units or mappings have changed. */
+void bt_refresh(struct vcpu *v);
+void bt_jump_enter(struct vcpu *v, uint64_t rip, const uint8_t *code);
+/* From now on translated code counts the instructions retired. Between instructions. */
+void bt_count(struct vcpu *v);
+void bt_cache_fini(struct bt_vm *vm);
+uint8_t bt_key(const struct vcpu *v);
+
+/* ---- translate.c ---- */
+
+/* Writes u->code and all lists; u has rip, physical, key, code. `bytes` is its page at u's offset.
+ * 0, or -ENOMEM. */
+int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page);
+struct bt_scratch *bt_scratch_create(void);
+
+/* ---- stubs.c ---- */
+void bt_stubs_make(struct bt_vm *vm);
+
+/* ---- runtime.c: called by stubs; each returns where to go on, exec alias ---- */
+const uint8_t *bt_do_link(struct vcpu *v, struct bt_exit *x);
+const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s);
+const uint8_t *bt_do_indirect(struct vcpu *v, uint64_t target);
+const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what); /* NULL: try again */
+const uint8_t *bt_do_fault(struct vcpu *v, uint64_t flags);
+/* After a raise: v->rip as it was at the miss that raised. */
+void bt_settle(struct vcpu *v);
+/* Whether an instruction boundary has something to do; whether translated code may run next. */
+bool bt_pending(const struct vcpu *v);
+bool bt_may_run(struct vcpu *v);
+void bt_vector_save(struct vcpu *v);
+void bt_vector_load(struct vcpu *v);
+extern const struct gate_ops bt_gate;
+
+/* `what` of a miss */
+#define BT_MISS_WRITE    0x100u
+#define BT_MISS_QUIET    0x200u /* masked: only what is cached is looked at */
+#define BT_MISS_REACH(r) ((uint32_t)(r) << 16)
+
+/* ---- trap.c ---- */
+int bt_trap_install(struct error *e);
+void bt_trap_enter(struct vcpu *v); /* this thread runs v from now on; NULL: none */
+
+#endif

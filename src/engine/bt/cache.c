@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The cache of units: one per VM, found by (RIP, physical page, key).
+ *
+ * Who may run what. A vCPU gets into a unit by bt_find, which walks the page tables for the fetch;
+ * by its own jump table and tokens, which are forgotten whenever its mappings may have changed or
+ * any unit has gone (bt_refresh); or by a direct jump within one page, whose mapping cannot have
+ * changed since the page was entered. A direct jump to another page goes by a token: the target
+ * looks whether this vCPU has seen its page mapped there.
+ *
+ * A written page's units are unlinked at once; other vCPUs leave them at their next poll, which
+ * VCPU_REQUEST_CODE makes take notice. Their memory is taken back only with all of the cache, while
+ * every other vCPU is quiet (interp/sync.h).
+ */
+#include "engine/bt/bt.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/bt/emit.h"
+#include "engine/interp/step.h"
+#include "x86/access.h"
+
+static uint64_t hash_of(uint64_t a, uint64_t b, uint8_t key)
+{
+    uint64_t h = (a ^ b << 7 ^ (uint64_t)key << 3) * 0x9e3779b97f4a7c15u;
+    return h >> 49;
+}
+_Static_assert(BT_HASH == 1u << (64 - 49), "the hash has as many values as there are buckets");
+
+/* What vector instructions the mode allows; others are the interpreter's, which raises. */
+static unsigned vector_class(const struct vcpu *v)
+{
+    if ((v->cr0 & (CR0_EM | CR0_TS)) != 0 || !(v->cr4 & CR4_OSFXSR))
+        return BT_VECTOR_NONE;
+    if (!(v->cr4 & CR4_OSXSAVE) || (v->xcr0 & (XCR0_SSE | XCR0_AVX)) != (XCR0_SSE | XCR0_AVX))
+        return BT_VECTOR_SSE;
+    return (v->xcr0 & XCR0_AVX512) == XCR0_AVX512 ? BT_VECTOR_AVX512 : BT_VECTOR_AVX;
+}
+
+uint8_t bt_key(const struct vcpu *v)
+{
+    return (uint8_t)(v->reach | vector_class(v) << BT_KEY_VECTOR_SHIFT);
+}
+
+/* ---- a vCPU's own tables ---- */
+
+static void forget_all(struct bt_local *l)
+{
+    memset(l->tokens, 0, sizeof(l->tokens));
+    for (unsigned reach = 0; reach < 3; reach++)
+        for (unsigned i = 0; i < BT_JUMPS; i++)
+            l->jumps[reach][i].rip = i + 1; /* belongs elsewhere */
+}
+
+static void forget(struct bt_local *l)
+{
+    if (l->filled > BT_LOG)
+        forget_all(l);
+    for (unsigned n = 0; n < l->filled && l->filled <= BT_LOG; n++) {
+        unsigned i = l->log[n] & (BT_JUMPS - 1);
+        if (l->log[n] & BT_LOG_TOKEN)
+            l->tokens[i] = 0;
+        else
+            l->jumps[l->log[n] / BT_JUMPS][i].rip = i + 1;
+    }
+    l->filled = 0;
+}
+
+static void note(struct bt_local *l, unsigned what)
+{
+    if (l->filled < BT_LOG)
+        l->log[l->filled] = (uint16_t)what;
+    if (l->filled <= BT_LOG)
+        l->filled++;
+}
+
+void bt_refresh(struct vcpu *v)
+{
+    struct bt_local *l = bt_local(v);
+    uint64_t generation = atomic_load(&l->vm->generation);
+    unsigned class = vector_class(v);
+
+    if (X86_LIKELY(l->generation == generation && l->fetch_generation == v->tlb.fetch_generation &&
+                   l->vector_class == class))
+        return;
+    if (l->vector_class != class && l->vector_live)
+        bt_vector_save(v);
+    l->vector_class = (uint8_t) class;
+    l->generation = generation;
+    l->fetch_generation = v->tlb.fetch_generation;
+    forget(l);
+}
+
+void bt_jump_enter(struct vcpu *v, uint64_t rip, const uint8_t *code)
+{
+    struct bt_local *l = bt_local(v);
+    struct bt_jump *j = &l->jumps[v->reach][rip & (BT_JUMPS - 1)];
+    j->rip = rip;
+    j->code = code;
+    note(l, v->reach * BT_JUMPS + (unsigned)(rip & (BT_JUMPS - 1)));
+}
+
+static void token_enter(struct bt_local *l, const struct bt_unit *u)
+{
+    unsigned i = (u->rip >> 12) & (BT_TOKENS - 1);
+    if (l->tokens[i] == u->page->token)
+        return;
+    l->tokens[i] = u->page->token;
+    note(l, BT_LOG_TOKEN | i);
+}
+
+/* ---- look-up; the code lock is held ---- */
+
+static struct bt_unit *look_up(struct bt_vm *vm, uint64_t rip, uint64_t physical, uint8_t key)
+{
+    struct bt_unit *u = vm->hash[hash_of(rip, physical, key)];
+    while (u != NULL && (u->rip != rip || u->physical != physical || u->key != key))
+        u = u->hash_next;
+    return u;
+}
+
+static struct bt_page *page_of(struct bt_vm *vm, uint64_t physical, uint64_t linear, uint8_t key)
+{
+    struct bt_page **bucket = &vm->pages[hash_of(physical, 0, 0)];
+    for (struct bt_page *p = *bucket; p != NULL; p = p->next)
+        if (p->physical == physical && p->linear == linear && p->key == key)
+            return p;
+    struct bt_page *p = calloc(1, sizeof(*p));
+    if (p == NULL)
+        return NULL;
+    *p = (struct bt_page){.physical = physical,
+                          .linear = linear,
+                          .key = key,
+                          .token = ++vm->next_token,
+                          .next = *bucket};
+    *bucket = p;
+    return p;
+}
+
+static void unlink_incoming(struct bt_unit *u)
+{
+    while (u->incoming != NULL) {
+        struct bt_exit *x = u->incoming;
+        u->incoming = x->next_incoming;
+        emit_patch_atomic(x->patch, x->unlinked);
+        x->to = NULL;
+    }
+}
+
+static void unhash(struct bt_vm *vm, struct bt_unit *u)
+{
+    struct bt_unit **link = &vm->hash[hash_of(u->rip, u->physical, u->key)];
+    while (*link != u)
+        link = &(*link)->hash_next;
+    *link = u->hash_next;
+}
+
+void bt_code_written(void *context, gpa_t page)
+{
+    struct bt_vm *vm = context;
+    bool any = false;
+
+    for (struct bt_page *p = vm->pages[hash_of(page.v, 0, 0)]; p != NULL; p = p->next) {
+        if (p->physical != page.v)
+            continue;
+        p->generation++;
+        p->marked = false;
+        for (struct bt_unit *u = p->units; u != NULL; u = u->page_next) {
+            u->dead = true;
+            unlink_incoming(u);
+            unhash(vm, u);
+            any = true;
+        }
+        p->units = NULL;
+    }
+    if (any)
+        atomic_fetch_add(&vm->generation, 1);
+}
+
+void bt_link(struct bt_vm *vm, struct bt_exit *x, struct bt_unit *to)
+{
+    interp_lock_code(vm->interp);
+    if (!x->from->dead && !to->dead && x->to == NULL) {
+        emit_patch_atomic(x->patch, x->crossing     ? to->enter_crossing
+                                    : x->host_flags ? to->enter_host
+                                                    : to->enter_saved);
+        x->to = to;
+        x->next_incoming = to->incoming;
+        to->incoming = x;
+    }
+    interp_unlock_code(vm->interp);
+}
+
+/* ---- units come and go ---- */
+
+static void unit_free(struct bt_unit *u)
+{
+    if (u == NULL)
+        return;
+    free(u->marks);
+    free(u->exits);
+    free(u->sites);
+    free(u);
+}
+
+static void drop_all(struct bt_vm *vm)
+{
+    for (unsigned n = 0; n < vm->unit_count; n++)
+        unit_free(vm->units[n]);
+    vm->unit_count = 0;
+    memset(vm->hash, 0, sizeof(vm->hash));
+    for (unsigned b = 0; b < BT_HASH; b++) {
+        while (vm->pages[b] != NULL) {
+            struct bt_page *next = vm->pages[b]->next;
+            free(vm->pages[b]);
+            vm->pages[b] = next;
+        }
+    }
+    vm->free = vm->first;
+}
+
+void bt_cache_fini(struct bt_vm *vm)
+{
+    drop_all(vm);
+    free(vm->units);
+}
+
+/* The cache is full: everything goes. The caller returns into no unit. */
+static void flush(struct vcpu *v, struct bt_vm *vm)
+{
+    interp_exclusive_begin(v);
+    interp_lock_code(vm->interp);
+    drop_all(vm);
+    vm->flushes++;
+    atomic_fetch_add(&vm->generation, 1);
+    interp_unlock_code(vm->interp);
+    interp_exclusive_end(v);
+}
+
+void bt_count(struct vcpu *v)
+{
+    struct bt_vm *vm = bt_local(v)->vm;
+    if (vm->counting)
+        return;
+    vm->counting = true;
+    flush(v, vm);
+}
+
+static bool room(const struct bt_vm *vm)
+{
+    return (size_t)(vm->memory.write + vm->memory.size - vm->free) >= BT_UNIT_BYTES &&
+           vm->unit_count < BT_UNITS_MAX;
+}
+
+static bool units_room(struct bt_vm *vm)
+{
+    if (vm->unit_count < vm->unit_room)
+        return true;
+    unsigned more = vm->unit_room == 0 ? 1024 : vm->unit_room * 2;
+    struct bt_unit **p = realloc(vm->units, more * sizeof(struct bt_unit *));
+    if (p == NULL)
+        return false;
+    vm->units = p;
+    vm->unit_room = more;
+    return true;
+}
+
+/* The page of the unit to be, marked as code: the caller may read its bytes, and knows by
+ * `generation` whether they were written since. NULL: serve requests first, or no memory. */
+static struct bt_page *prepare_page(struct vcpu *v, uint64_t physical, uint8_t key,
+                                    const uint8_t *host, uint64_t *generation)
+{
+    struct bt_vm *vm = bt_local(v)->vm;
+    bool marked = false;
+    uint64_t before = 0;
+
+    for (;;) {
+        interp_lock_code(vm->interp);
+        struct bt_page *p = page_of(vm, physical, v->rip & MEM_PAGE_MASK, key);
+        if (p != NULL && marked && p->generation == before)
+            p->marked = true;
+        if (p != NULL)
+            before = *generation = p->generation;
+        bool ready = p == NULL || p->marked;
+        interp_unlock_code(vm->interp);
+        if (ready)
+            return p;
+        uint64_t flushes = vm->flushes;
+        interp_mark_code(v, GPA(physical), host);
+        if (vcpu_requests(v) & VCPU_REQUEST_CODE)
+            return NULL;
+        marked = vm->flushes == flushes;
+    }
+}
+
+/* Enters it where it is found; false when the page was written meanwhile. */
+static bool publish(struct bt_vm *vm, struct bt_unit *u, uint64_t generation)
+{
+    interp_lock_code(vm->interp);
+    bool good = u->page->generation == generation && u->page->marked && units_room(vm);
+    if (good) {
+        struct bt_unit **bucket = &vm->hash[hash_of(u->rip, u->physical, u->key)];
+        u->hash_next = *bucket;
+        *bucket = u;
+        u->page_next = u->page->units;
+        u->page->units = u;
+        vm->units[vm->unit_count++] = u;
+        vm->free = (uint8_t *)(((uintptr_t)u->code_end + 15) & ~(uintptr_t)15);
+    }
+    interp_unlock_code(vm->interp);
+    return good;
+}
+
+static struct bt_unit *make(struct vcpu *v, uint64_t physical, uint8_t key, const uint8_t *host)
+{
+    struct bt_vm *vm = bt_local(v)->vm;
+    struct bt_unit *u = NULL;
+    uint64_t generation;
+
+    bt_vector_save(v); /* the decoder and malloc know nothing of the rule */
+    if (!room(vm))
+        flush(v, vm);
+    struct bt_page *page = prepare_page(v, physical & MEM_PAGE_MASK, key, host, &generation);
+    if (page == NULL)
+        return NULL;
+    pthread_mutex_lock(&vm->translating);
+    interp_lock_code(vm->interp); /* another vCPU may have been first */
+    struct bt_unit *other = look_up(vm, v->rip, physical, key);
+    interp_unlock_code(vm->interp);
+    if (other == NULL && room(vm) && (u = calloc(1, sizeof(*u))) != NULL) {
+        *u = (struct bt_unit){
+            .rip = v->rip, .physical = physical, .key = key, .code = vm->free, .page = page};
+        if (bt_translate(vm, u, host) != 0 || !publish(vm, u, generation)) {
+            unit_free(u);
+            u = NULL;
+        }
+    }
+    pthread_mutex_unlock(&vm->translating);
+    bt_local(v)->translated += u != NULL;
+    return other != NULL ? other : u;
+}
+
+struct bt_unit *bt_find(struct vcpu *v)
+{
+    struct bt_local *l = bt_local(v);
+    uint64_t physical;
+
+    if (!x86_canonical(v, v->rip))
+        x86_raise_gp0(v);
+    const uint8_t *host = tlb_fetch_page(v, v->rip, &physical);
+    bt_refresh(v); /* the walk may have thrown out mappings */
+    if (host == NULL)
+        return NULL;
+    physical |= v->rip & (MEM_PAGE_SIZE - 1);
+    uint8_t key = bt_key(v);
+    l->lookups++;
+    interp_lock_code(l->vm->interp);
+    struct bt_unit *u = look_up(l->vm, v->rip, physical, key);
+    interp_unlock_code(l->vm->interp);
+    if (u == NULL) {
+        u = make(v, physical, key, host);
+        bt_refresh(v);
+    }
+    if (u != NULL)
+        token_enter(l, u);
+    return u;
+}
+
+/* ---- from host addresses back ---- */
+
+struct bt_unit *bt_unit_at(struct bt_vm *vm, const uint8_t *exec)
+{
+    const uint8_t *at = vm->memory.write + (exec - vm->memory.exec);
+    unsigned low = 0, high = vm->unit_count;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (vm->units[middle]->code <= at)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low > 0 && at < vm->units[low - 1]->code_end ? vm->units[low - 1] : NULL;
+}
+
+const struct bt_mark *bt_mark_at(const struct bt_vm *vm, const struct bt_unit *u,
+                                 const uint8_t *exec)
+{
+    uint32_t offset = (uint32_t)(vm->memory.write + (exec - vm->memory.exec) - u->code);
+    const struct bt_mark *best = NULL;
+    for (unsigned n = 0; n < u->mark_count && u->marks[n].host <= offset; n++)
+        best = &u->marks[n];
+    return best;
+}

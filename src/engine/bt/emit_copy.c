@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/* Instructions that are their own translation: re-encoded with the host's registers and a checked
+ * memory operand. Nothing of the guest's state changes before the access that may fault. */
+#include "engine/bt/translate.h"
+
+struct plan {
+    uint8_t map[16];    /* guest register -> host */
+    uint8_t spilled[2]; /* guest registers that live in vcpu.gpr */
+    bool reads[2], writes[2];
+    unsigned count;
+};
+
+static bool is_gpr_class(ZydisRegisterClass c)
+{
+    return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
+           c == ZYDIS_REGCLASS_GPR64;
+}
+
+static unsigned number_of(const ZydisDecodedOperand *o)
+{
+    ZydisRegisterClass c = ZydisRegisterGetClass(o->reg.value);
+    unsigned id = (unsigned)ZydisRegisterGetId(o->reg.value);
+    return c != ZYDIS_REGCLASS_GPR8 || id < 4 ? id : id - 4;
+}
+
+/* False when it needs more scratch registers than there are. */
+static bool plan_registers(const struct bt_insn *i, struct plan *p)
+{
+    *p = (struct plan){0};
+    for (unsigned g = 0; g < 16; g++)
+        p->map[g] = host_of(g) >= 0 ? (uint8_t)host_of(g) : 0xff;
+    for (unsigned n = 0; n < i->full.insn.operand_count; n++) {
+        const ZydisDecodedOperand *o = &i->full.operands[n];
+        if (o->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+            !is_gpr_class(ZydisRegisterGetClass(o->reg.value)))
+            continue;
+        unsigned g = number_of(o);
+        if (host_of(g) >= 0)
+            continue;
+        unsigned k = 0;
+        while (k < p->count && p->spilled[k] != g)
+            k++;
+        if (k == p->count) {
+            if (k == (i->memory >= 0 ? 1 : 2))
+                return false;
+            p->spilled[p->count++] = (uint8_t)g;
+            p->map[g] = i->memory >= 0 || k == 1 ? S1 : S0;
+        }
+        bool narrow = o->size < 32;
+        p->writes[k] |= (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+        p->reads[k] |=
+            (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) != 0 ||
+            narrow;
+    }
+    return true;
+}
+
+/* A masked operand need not be accessible where the mask is clear. */
+static bool is_masked(const ZydisDecodedInstruction *zi)
+{
+    return (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+            zi->avx.mask.reg != ZYDIS_REGISTER_NONE && zi->avx.mask.reg != ZYDIS_REGISTER_K0) ||
+           zi->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPS || zi->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD ||
+           zi->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVD || zi->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
+}
+
+void emit_copy(struct translation *t)
+{
+    const struct bt_insn *i = t->i;
+    enum rewrite_memory memory = REWRITE_NONE;
+    struct plan p;
+
+    if (!plan_registers(i, &p)) {
+        tr_site(t, i, false);
+        return;
+    }
+    if (i->memory >= 0) {
+        const ZydisDecodedOperand *o = &i->full.operands[i->memory];
+        bool write = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+        tr_save_flags(t);
+        tr_address(t, i);
+        tr_check(t, o->size / 8, write, is_masked(&i->full.insn));
+        memory = REWRITE_PAIR;
+        if (p.count > 0) {
+            emit_lea(&t->e, true, S0, S0, S1, 0, 0);
+            memory = REWRITE_S0;
+        }
+    }
+    if (i->flags_in)
+        tr_host_flags(t);
+    for (unsigned k = 0; k < p.count; k++)
+        if (p.reads[k])
+            emit_load(&t->e, p.map[p.spilled[k]], gpr_offset(p.spilled[k]));
+    if (i->memory >= 0 || i->may_fault)
+        tr_mark(t);
+    rewrite_emit(&t->e, i, memory, p.map);
+    if (i->flags_out) {
+        t->host = true;
+        t->saved = false;
+    }
+    for (unsigned k = 0; k < p.count; k++)
+        if (p.writes[k])
+            emit_store(&t->e, p.map[p.spilled[k]], gpr_offset(p.spilled[k]));
+    t->uncounted++;
+}
+
+/* LEA touches no memory and no flags: its operand is computed, not accessed. */
+void emit_lea_insn(struct translation *t)
+{
+    struct bt_insn plain = *t->i;
+    unsigned guest = plain.in.dst / 8;
+    plain.in.seg = SEG_DS;
+    tr_address(t, &plain);
+    if (plain.in.size == 8) {
+        tr_put(t, guest, S0);
+    } else if (plain.in.size == 4) {
+        EMIT(&t->e, 0x45, 0x89, 0xd2); /* mov %r10d, %r10d */
+        tr_put(t, guest, S0);
+    } else { /* 16 bits: merged into the register */
+        int host = host_of(guest);
+        if (host < 0) {
+            emit_load(&t->e, S1, gpr_offset(guest));
+            host = S1;
+        }
+        EMIT(&t->e, 0x66, emit_rex(false, S0, 0, (unsigned)host), 0x89,
+             (uint8_t)(0xc0 | (S0 & 7) << 3 | (host & 7)));
+        if (host == S1)
+            emit_store(&t->e, S1, gpr_offset(guest));
+    }
+}

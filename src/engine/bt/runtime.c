@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What translated code calls, through stubs.c, on the vCPU's thread. All of the guest's general
+ * registers are in struct vcpu; its arithmetic flags are in local->flags, its vector state may be
+ * in the host's registers. So nothing here, nor what is called here before bt_vector_save, may
+ * touch a vector register: this folder, x86/, mem/ and the interpreter are compiled for general
+ * registers only, and tests/rules looks at the object code.
+ */
+#include "engine/bt/bt.h"
+
+#include "engine/interp/step.h"
+#include "x86/access.h"
+
+/* ---- vector state ---- */
+
+void bt_vector_save(struct vcpu *v)
+{
+    struct bt_local *l = bt_local(v);
+    if (!l->vector_live)
+        return;
+    l->vm->stubs.vector_save[l->vector_class](v);
+    l->vector_live = false;
+}
+
+void bt_vector_load(struct vcpu *v)
+{
+    struct bt_local *l = bt_local(v);
+    if (l->vector_live)
+        return;
+    l->vm->stubs.vector_load[l->vector_class](v);
+    l->vector_live = true;
+}
+
+/* ---- flags and RIP ---- */
+
+static inline void merge_flags(struct vcpu *v)
+{
+    v->rflags = (v->rflags & ~(uint64_t)FLAGS_ARITHMETIC) | (bt_local(v)->flags & FLAGS_ARITHMETIC);
+}
+
+/* v->rip, and the count of instructions, as they are at this place of the code. */
+static void settle_at(struct vcpu *v, const uint8_t *exec)
+{
+    struct bt_vm *vm = bt_local(v)->vm;
+    interp_lock_code(vm->interp);
+    const struct bt_unit *u = bt_unit_at(vm, exec);
+    interp_unlock_code(vm->interp);
+    const struct bt_mark *m = bt_mark_at(vm, u, exec);
+    v->rip = u->rip + m->rip;
+    if (vm->counting)
+        v->counters.instructions += m->count;
+}
+
+void bt_settle(struct vcpu *v)
+{
+    struct bt_local *l = bt_local(v);
+    if (!l->in_miss)
+        return;
+    settle_at(v, (const uint8_t *)(uintptr_t)l->miss_pc - 1); /* within the call */
+    merge_flags(v);
+    l->in_miss = false;
+}
+
+/* ---- going on ---- */
+
+/* Something that a boundary would act on now. */
+bool bt_pending(const struct vcpu *v)
+{
+    uint32_t r = vcpu_requests(v);
+    if (X86_UNLIKELY(v->debug_pending != 0 || v->activity != VCPU_ACTIVE))
+        return true;
+    if (X86_LIKELY(r == 0))
+        return false;
+    return (r & ~(uint32_t)(VCPU_REQUEST_INTR | VCPU_REQUEST_NMI | VCPU_REQUEST_SLEEPING)) ||
+           ((r & VCPU_REQUEST_INTR) && (v->rflags & FLAG_IF)) ||
+           ((r & VCPU_REQUEST_NMI) && !v->nmi_blocked);
+}
+
+bool bt_may_run(struct vcpu *v)
+{
+    return v->code64 && v->reach != REACH_USER_ALIGNED && !interp_needs_attention(v) &&
+           (!bt_local(v)->vm->counting || v->counters.instructions < bt_local(v)->count_limit);
+}
+
+static const uint8_t *leave(struct vcpu *v)
+{
+    struct bt_vm *vm = bt_local(v)->vm;
+    return bt_exec(vm, vm->stubs.leave);
+}
+
+/* Where v->rip goes on; v->rflags is whole. Raises. */
+static const uint8_t *go_on(struct vcpu *v, bool jump)
+{
+    struct bt_local *l = bt_local(v);
+    if (X86_UNLIKELY(bt_pending(v) || !bt_may_run(v)))
+        return leave(v);
+    bt_refresh(v);
+    struct bt_unit *u = bt_find(v);
+    if (u == NULL)
+        return leave(v);
+    const uint8_t *code = bt_exec(l->vm, u->enter_saved);
+    if (jump)
+        bt_jump_enter(v, v->rip, code);
+    l->flags = v->rflags;
+    bt_vector_load(v);
+    return code;
+}
+
+const uint8_t *bt_do_link(struct vcpu *v, struct bt_exit *x)
+{
+    struct bt_local *l = bt_local(v);
+    merge_flags(v);
+    v->rip = x->target;
+    if (bt_pending(v) || !bt_may_run(v))
+        return leave(v);
+    bt_refresh(v);
+    uint64_t flushes = l->vm->flushes;
+    struct bt_unit *u = bt_find(v);
+    if (u == NULL)
+        return leave(v);
+    if (l->vm->flushes == flushes) /* x is still there */
+        bt_link(l->vm, x, u);
+    l->links++;
+    l->flags = v->rflags;
+    bt_vector_load(v);
+    return bt_exec(l->vm, u->enter_saved);
+}
+
+/* A target that is not canonical is the jump's own fault: back to it, for the interpreter. */
+static const uint8_t *bad_target(struct vcpu *v)
+{
+    struct bt_local *l = bt_local(v);
+    v->rip = l->branch;
+    v->gpr[RSP] -= (uint64_t)(int64_t)l->undo;
+    if (l->vm->counting)
+        v->counters.instructions--;
+    l->branch = 0;
+    bt_vector_save(v);
+    interp_execute(v);
+    return go_on(v, false);
+}
+
+const uint8_t *bt_do_indirect(struct vcpu *v, uint64_t target)
+{
+    struct bt_local *l = bt_local(v);
+    merge_flags(v);
+    if (X86_UNLIKELY(!x86_canonical(v, target)) && l->branch != 0)
+        return bad_target(v);
+    l->branch = 0;
+    v->rip = target;
+    return go_on(v, true);
+}
+
+const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
+{
+    struct bt_local *l = bt_local(v);
+    uint64_t next = s->rip + s->insn.length;
+    uint64_t generation = l->vm->generation;
+
+    l->site_runs++;
+    merge_flags(v);
+    v->rip = s->rip;
+    if (s->insn.exec != NULL) {
+        s->insn.exec(v, &s->insn);
+        v->counters.instructions += l->vm->counting;
+    } else {
+        bt_vector_save(v);
+        interp_execute(v);
+    }
+    if (X86_LIKELY(generation == atomic_load(&l->vm->generation) && s->resume != NULL &&
+                   v->rip == next && bt_key(v) == s->from->key &&
+                   l->fetch_generation == v->tlb.fetch_generation) &&
+        !bt_pending(v) && bt_may_run(v)) {
+        l->flags = v->rflags;
+        bt_vector_load(v);
+        return s->resume;
+    }
+    return go_on(v, false);
+}
+
+const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
+{
+    struct bt_local *l = bt_local(v);
+    unsigned size = what & 0xff;
+    l->misses++;
+    l->in_miss = true;
+    if (X86_LIKELY(x86_canonical(v, linear)) &&
+        X86_LIKELY(tlb_fast_fill(v, (enum tlb_reach)v->reach, linear, size, what & BT_MISS_WRITE,
+                                 what & BT_MISS_QUIET))) {
+        l->in_miss = false;
+        return NULL;
+    }
+    bt_settle(v);
+    bt_vector_save(v);
+    interp_execute(v);
+    return go_on(v, false);
+}
+
+const uint8_t *bt_do_fault(struct vcpu *v, uint64_t flags)
+{
+    struct bt_local *l = bt_local(v);
+    struct bt_vm *vm = l->vm;
+    const uint8_t *pc = (const uint8_t *)(uintptr_t)l->fault_pc;
+
+    interp_lock_code(vm->interp);
+    const struct bt_unit *u = bt_unit_at(vm, pc);
+    interp_unlock_code(vm->interp);
+    if (bt_mark_at(vm, u, pc)->host_flags)
+        l->flags = flags;
+    settle_at(v, pc);
+    merge_flags(v);
+    bt_vector_save(v);
+    interp_execute(v);
+    return go_on(v, false);
+}
+
+/* ---- the gate: devices and the clock are free to use vector registers ---- */
+
+static const struct gate_ops *below(struct vcpu *v)
+{
+    return bt_local(v)->vm->gate;
+}
+
+static uint64_t gate_bt_tsc(struct vcpu *v)
+{
+    return below(v)->tsc(v); /* the vDSO's clock and arithmetic: general registers */
+}
+
+static bool gate_bt_random(struct vcpu *v, bool seed, uint64_t *value)
+{
+    bt_vector_save(v);
+    return below(v)->random(v, seed, value);
+}
+
+static uint64_t gate_bt_read(struct vcpu *v, enum bus_space space, uint64_t address, unsigned size)
+{
+    bt_vector_save(v);
+    return below(v)->read(v, space, address, size);
+}
+
+static void gate_bt_write(struct vcpu *v, enum bus_space space, uint64_t address, uint64_t value,
+                          unsigned size)
+{
+    bt_vector_save(v);
+    below(v)->write(v, space, address, value, size);
+}
+
+static int gate_bt_acknowledge(struct vcpu *v)
+{
+    bt_vector_save(v);
+    return below(v)->acknowledge(v);
+}
+
+static uint64_t gate_bt_steal(struct vcpu *v)
+{
+    bt_vector_save(v);
+    return below(v)->steal(v);
+}
+
+const struct gate_ops bt_gate = {
+    .tsc = gate_bt_tsc,
+    .random = gate_bt_random,
+    .read = gate_bt_read,
+    .write = gate_bt_write,
+    .acknowledge = gate_bt_acknowledge,
+    .steal = gate_bt_steal,
+};

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Common code at the start of the cache, made once and never thrown away: the way in, the way out,
+ * and the calls from translated code into runtime.c.
+ *
+ * A call writes every guest register back to struct vcpu, for the function may look at them, change
+ * them, or jump away (x86_raise). It returns where to go on.
+ */
+#include "engine/bt/translate.h"
+
+#include "engine/host/copy.h"
+
+#define HOST_MXCSR 0x1f80u
+
+static const uint8_t host_registers[] = {RAX, RCX, RDX, RBX, RBP, RSI, RDI,
+                                         R8,  R9,  R12, R13, R14, RSP};
+#define HOST_REGISTERS (sizeof(host_registers))
+
+static void put_write_back(struct emit *e)
+{
+    for (unsigned n = 0; n < HOST_REGISTERS; n++)
+        emit_store(e, (unsigned)host_of(host_registers[n]), gpr_offset(host_registers[n]));
+}
+
+static void put_reload(struct emit *e)
+{
+    for (unsigned n = 0; n < HOST_REGISTERS; n++)
+        emit_load(e, (unsigned)host_of(host_registers[n]), gpr_offset(host_registers[n]));
+}
+
+static void put_call(struct emit *e, const void *function)
+{
+    emit_load(e, RDI, LOCAL_OFFSET(self));
+    emit_mov_constant(e, RAX, (uintptr_t)function);
+    EMIT(e, 0xff, 0xd0); /* call *%rax */
+}
+
+/* jmp *%r10 */
+static void put_jump_s0(struct emit *e)
+{
+    EMIT(e, 0x41, 0xff, 0xe2);
+}
+
+/* Jumped to; function(v, S0 or S1) says where to go on. */
+static uint8_t *make_call(struct emit *e, const void *function, unsigned argument)
+{
+    uint8_t *start = e->at;
+    put_write_back(e);
+    emit_mov(e, RSI, argument);
+    put_call(e, function);
+    emit_mov(e, S0, RAX);
+    put_reload(e);
+    put_jump_s0(e);
+    return start;
+}
+
+/* The host stopped at an instruction of the guest's: RFLAGS are as they were there. */
+static uint8_t *make_fault(struct emit *e)
+{
+    uint8_t *start = e->at;
+    put_write_back(e);
+    EMIT(e, 0x9c, 0x5e, 0xfc); /* pushfq; pop %rsi; cld */
+    put_call(e, (const void *)bt_do_fault);
+    emit_mov(e, S0, RAX);
+    put_reload(e);
+    put_jump_s0(e);
+    return start;
+}
+
+/* Called with S0 = linear address, S1 = what. C keeps RBX, RBP and R12 up. */
+static uint8_t *make_miss(struct emit *e)
+{
+    static const uint8_t clobbered[] = {RAX, RCX, RDX, RSI, RDI, R8, R9};
+    uint8_t *start = e->at;
+    put_write_back(e);
+    emit_store(e, S0, LOCAL_OFFSET(temp[1]));
+    EMIT(e, 0x58); /* pop %rax: the return address; rsp is aligned again */
+    emit_store(e, RAX, LOCAL_OFFSET(miss_pc));
+    emit_mov(e, RSI, S0);
+    EMIT(e, 0x44, 0x89, 0xda); /* mov %r11d, %edx */
+    put_call(e, (const void *)bt_do_miss);
+    EMIT(e, 0x48, 0x85, 0xc0); /* test %rax, %rax */
+    uint8_t *elsewhere = emit_jcc(e, 5);
+    for (unsigned n = 0; n < sizeof(clobbered); n++)
+        emit_load(e, clobbered[n], gpr_offset(clobbered[n]));
+    emit_load(e, S0, LOCAL_OFFSET(temp[1]));
+    EMIT(e, 0x65, 0xff, 0x24, 0x25); /* jmp *%gs:miss_pc */
+    emit_u32(e, LOCAL_OFFSET(miss_pc));
+    emit_patch(elsewhere, e->at);
+    emit_mov(e, S0, RAX);
+    put_reload(e);
+    put_jump_s0(e);
+    return start;
+}
+
+/* enter(v, code): rsp is 8 off a multiple of 16 here, and 16-byte aligned in translated code. */
+static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
+
+static uint8_t *make_enter(struct emit *e)
+{
+    uint8_t *start = e->at;
+    for (unsigned n = 0; n < sizeof(callee_saved); n++) {
+        if (callee_saved[n] >= 8)
+            EMIT(e, 0x41);
+        EMIT(e, (uint8_t)(0x50 | (callee_saved[n] & 7)));
+    }
+    EMIT(e, 0x48, 0x83, 0xec, 8); /* sub $8, %rsp */
+    emit_mov(e, S0, RSI);
+    put_reload(e);
+    put_jump_s0(e);
+    return start;
+}
+
+static uint8_t *make_leave(struct emit *e)
+{
+    uint8_t *start = e->at;
+    EMIT(e, 0x48, 0x83, 0xc4, 8); /* add $8, %rsp */
+    for (unsigned n = sizeof(callee_saved); n-- > 0;) {
+        if (callee_saved[n] >= 8)
+            EMIT(e, 0x41);
+        EMIT(e, (uint8_t)(0x58 | (callee_saved[n] & 7)));
+    }
+    EMIT(e, 0xc3);
+    return start;
+}
+
+/* ---- vector state: (v in rdi) ---- */
+
+static void put_vector_register(struct emit *e, enum bt_vector_class class, bool load, unsigned n)
+{
+    uint32_t at = VCPU_OFFSET(vector.zmm) + 64 * n;
+    uint8_t r = n & 8 ? 0 : 0x80, r2 = n & 16 ? 0 : 0x10,
+            modrm = (uint8_t)(0x80 | (n & 7) << 3 | RDI);
+    switch (class) {
+    case BT_VECTOR_AVX512: { /* vmovdqu64, disp32 */
+        EMIT(e, 0x62, (uint8_t)(r | 0x60 | r2 | 1), 0xfe, 0x48, load ? 0x6f : 0x7f, modrm);
+        break;
+    }
+    case BT_VECTOR_AVX: /* vmovdqu ymm */
+        EMIT(e, 0xc5, (uint8_t)(r | 0x7e), load ? 0x6f : 0x7f, modrm);
+        break;
+    default: /* movdqu */
+        EMIT(e, 0xf3, emit_rex(false, n, 0, RDI), 0x0f, load ? 0x6f : 0x7f, modrm);
+        break;
+    }
+    emit_u32(e, at);
+}
+
+static void *make_vector(struct bt_vm *vm, struct emit *e, enum bt_vector_class class, bool load)
+{
+    const uint8_t *start = bt_exec(vm, e->at);
+    for (unsigned n = 0; class != BT_VECTOR_NONE && n < (class == BT_VECTOR_AVX512 ? 32u : 16u);
+         n++)
+        put_vector_register(e, class, load, n);
+    for (unsigned k = 0; class == BT_VECTOR_AVX512 && k < 8; k++) { /* kmovq */
+        EMIT(e, 0xc4, 0xe1, 0xf8, load ? 0x90 : 0x91, (uint8_t)(0x80 | k << 3 | RDI));
+        emit_u32(e, VCPU_OFFSET(vector.k) + 8 * k);
+    }
+    if (class >= BT_VECTOR_AVX && !load)
+        EMIT(e, 0xc5, 0xf8, 0x77); /* vzeroupper */
+    if (class != BT_VECTOR_NONE) {
+        EMIT(e, 0x0f, 0xae, (uint8_t)(0x80 | (load ? 2 : 3) << 3 | RDI)); /* ldmxcsr, stmxcsr */
+        emit_u32(e, VCPU_OFFSET(vector.mxcsr));
+    }
+    if (class != BT_VECTOR_NONE && !load) { /* push $HOST_MXCSR; ldmxcsr (%rsp); pop %rax */
+        EMIT(e, 0x68);
+        emit_u32(e, HOST_MXCSR);
+        EMIT(e, 0x0f, 0xae, 0x14, 0x24, 0x58);
+    }
+    EMIT(e, 0xc3);
+    return (void *)(uintptr_t)start;
+}
+
+static void *function_at(const struct bt_vm *vm, const uint8_t *writable)
+{
+    return (void *)(uintptr_t)bt_exec(vm, writable);
+}
+
+void bt_stubs_make(struct bt_vm *vm)
+{
+    struct emit e = {.at = vm->memory.write};
+    struct bt_stubs *s = &vm->stubs;
+
+    s->enter = (void (*)(struct vcpu *, const uint8_t *))function_at(vm, make_enter(&e));
+    s->leave = make_leave(&e);
+    s->link = make_call(&e, (const void *)bt_do_link, S1);
+    s->site = make_call(&e, (const void *)bt_do_site, S1);
+    s->indirect = make_call(&e, (const void *)bt_do_indirect, S0);
+    s->miss = make_miss(&e);
+    s->fault = make_fault(&e);
+    for (unsigned class = 0; class < 4; class ++) {
+        if (class == BT_VECTOR_AVX512 && !__builtin_cpu_supports("avx512f"))
+            break;
+        if (class == BT_VECTOR_AVX && !__builtin_cpu_supports("avx"))
+            break;
+        s->vector_save[class] = (void (*)(struct vcpu *))make_vector(vm, &e, class, false);
+        s->vector_load[class] = (void (*)(struct vcpu *))make_vector(vm, &e, class, true);
+    }
+    vm->free = vm->memory.write + (((size_t)(e.at - vm->memory.write) + 63) & ~(size_t)63);
+    vm->first = vm->free;
+}
