@@ -101,9 +101,12 @@ check-threads-run: $(MAIN) $(TSAN_TESTS:%.c=$(BUILD)/%) $(BUILD)/tests/cli/guest
 mutate: $(MAIN) $(TEST_DEPS) ## seed faults; every one must be caught by a test
 	@BUILD=$(BUILD) CC=$(CC) MAKE=$(MAKE) tools/mutate
 
-bench: all guest $(BENCH_DEPS) ## measure, side by side with QEMU
+# GROUPS="integer calls/fib" for a part, ROUNDS=1 for a look, BENCH_ARGS for more (bench/run --help).
+bench: all guest $(BENCH_DEPS) ## measure, side by side with QEMU (GROUPS, ROUNDS, ENGINE, BENCH_ARGS)
 	@tools/setup bench
-	@BUILD=$(BUILD) GUEST=$(GUEST) $(if $(ROUNDS),ROUNDS=$(ROUNDS)) bench/run
+	@bench/run --build $(BUILD) --guest $(GUEST) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(ENGINE),--engine $(ENGINE)) $(BENCH_ARGS) $(GROUPS)
+	@$(if $(GROUPS),,BUILD=$(BUILD) $(if $(ENGINE),ENGINES=$(ENGINE)) bench/smp)
 
 # Fuzzing: every tests/fuzz/foo_fuzz.c is a libFuzzer target over an instrumented library.
 FUZZ := $(sort $(wildcard tests/fuzz/*_fuzz.c))
