@@ -139,7 +139,7 @@ help: ## list the targets
 clean: ## remove this build directory
 	rm -rf $(BUILD)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -name bench-programs -prune -o -name '*.d' -print 2>/dev/null)
 
 .PHONY: all guest run check check-threads check-threads-run soak mutate bench fuzz fuzz-run install help clean
 .DELETE_ON_ERROR:

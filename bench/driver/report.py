@@ -75,39 +75,49 @@ def gate_of(group):
     return SIMD_GATE if group == 'simd' else GROUP_GATE
 
 
+def group_mean(results, group, side):
+    """Geometric mean of the group's times in multiples of native."""
+    ratios = (results.ratio(group, row, side, 'native') for row in results.rows_of(group))
+    return geometric_mean(r for r in ratios if not math.isnan(r))
+
+
+def group_speed(results, group):
+    speeds = (results.speed(group, row) for row in results.rows_of(group))
+    return geometric_mean(s for s in speeds if not math.isnan(s))
+
+
+def worst_first(results):
+    """(group, rows) in the order of the table; groups without a gate stand last."""
+    groups = sorted(results.groups(),
+                    key=lambda g: (g in results.ungated, order(group_speed(results, g))))
+    return [(g, sorted(results.rows_of(g), key=lambda r, g=g: order(results.speed(g, r))))
+            for g in groups]
+
+
+def is_gated(results):
+    return results.subject is not None and 'qemu' in results.sides
+
+
 def table(results):
     """Lines: groups and rows, the worst first; ratios are to native, the last column is how many
     times faster than TCG. A mark stands where a gate is missed."""
     guests = [s for s in results.sides if s != 'native']
-    gated = results.subject is not None and 'qemu' in results.sides
-    head = ['row', 'native ms', *(f'{side} x' for side in guests)]
-    if gated:
-        head.append('faster than TCG')
-    lines = []
+    gated = is_gated(results)
 
-    def means(group):
-        rows = results.rows_of(group)
-        cells = [geometric_mean(r for r in (results.ratio(group, row, side, 'native')
-                                            for row in rows) if not math.isnan(r))
-                 for side in guests]
-        speeds = [s for s in (results.speed(group, row) for row in rows) if not math.isnan(s)]
-        return cells, geometric_mean(speeds)
+    def line(name, group, native, ratios, speed, gate):
+        mark = ' <' if speed < gate and group not in results.ungated else ''
+        return [name, native, *map(number, ratios), *([number(speed) + mark] if gated else [])]
 
-    groups = sorted(results.groups(),
-                    key=lambda g: (g in results.ungated, order(means(g)[1])))
-    for group in groups:
-        cells, speed = means(group)
-        free = group in results.ungated
-        mark = ' <' if gated and not free and speed < gate_of(group) else ''
-        lines.append([group + (' (not gated)' if free else ''), '', *map(number, cells)] +
-                     ([number(speed) + mark] if gated else []))
-        for row in sorted(results.rows_of(group), key=lambda r: order(results.speed(group, r))):
-            speed = results.speed(group, row)
-            mark = ' <' if gated and not free and speed < ROW_GATE else ''
-            lines.append(['  ' + row, number(results.time(group, row, 'native') * 1000, 1)] +
-                         [number(results.ratio(group, row, side, 'native')) for side in guests] +
-                         ([number(speed) + mark] if gated else []))
-    return layout([head, *lines])
+    lines = [['row', 'native ms', *(f'{side} x' for side in guests),
+              *(['faster than TCG'] if gated else [])]]
+    for group, rows in worst_first(results):
+        name = group + (' (not gated)' if group in results.ungated else '')
+        lines.append(line(name, group, '', [group_mean(results, group, s) for s in guests],
+                          group_speed(results, group), gate_of(group)))
+        lines += [line('  ' + row, group, number(results.time(group, row, 'native') * 1000, 1),
+                       [results.ratio(group, row, s, 'native') for s in guests],
+                       results.speed(group, row), ROW_GATE) for row in rows]
+    return layout(lines)
 
 
 def layout(rows):
@@ -119,12 +129,8 @@ def layout(rows):
 
 def missed_gates(results):
     """How many groups and rows miss their gates."""
-    groups = rows = 0
-    for group in results.groups():
-        if group in results.ungated:
-            continue
-        speeds = [results.speed(group, row) for row in results.rows_of(group)]
-        speeds = [s for s in speeds if not math.isnan(s)]
-        groups += bool(speeds) and geometric_mean(speeds) < gate_of(group)
-        rows += sum(s < ROW_GATE for s in speeds)
-    return groups, rows
+    if not is_gated(results):
+        return 0, 0
+    gated = [(g, rows) for g, rows in worst_first(results) if g not in results.ungated]
+    return (sum(group_speed(results, g) < gate_of(g) for g, _ in gated),
+            sum(results.speed(g, row) < ROW_GATE for g, rows in gated for row in rows))

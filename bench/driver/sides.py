@@ -49,21 +49,31 @@ def stamped_lines(process, log):
             yield line.decode(errors='replace').strip('\r'), *at
 
 
+# A mount namespace of its own, gone with the process; the guest's /tmp is in memory, too.
+CHROOT = ('set -e; mount --rbind /dev "$0/dev"; mount --rbind /proc "$0/proc"; '
+          'mount -t tmpfs tmpfs "$0/tmp"; exec chroot "$0" "$@"')
+
+
 class Native:
     name = 'native'
 
     def __init__(self, config):
-        self.program = os.path.join(config.bin_dir, 'bench-guest')
         self.config = config
 
     def command(self, group):
-        return [self.program, 'run', str(self.config.scale), *group.rows]
+        arguments = ['run', str(self.config.scale), *group.rows]
+        if not group.tree:
+            return [os.path.abspath(os.path.join(self.config.bin_dir, 'bench-guest')), *arguments]
+        user = [] if os.geteuid() == 0 else ['--map-root-user']
+        return ['unshare', *user, '--mount', 'sh', '-c', CHROOT, group.tree, '/bench/bench-guest',
+                *arguments]
 
     def start(self, group, stderr):
         cpu = max(os.sched_getaffinity(0))  # guests have one processor, too
         return subprocess.Popen(
             self.command(group), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
-            env={'PATH': '/bin:/usr/bin', 'TMPDIR': '/tmp', 'GLIBC_TUNABLES': TUNABLES},
+            env={'PATH': '/bin:/usr/bin:/sbin:/usr/sbin', 'TMPDIR': '/tmp', 'HOME': '/tmp',
+                 'GLIBC_TUNABLES': TUNABLES},
             preexec_fn=lambda: os.sched_setaffinity(0, {cpu}))
 
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The initramfs of the guests: the default guest with our programs under /bench."""
+"""The initramfs of the guests: the default guest, or the tree of Debian packages, with our programs
+under /bench."""
 import os
 import re
+import shutil
 import subprocess
 
 from driver import cpio
 
 PROGRAMS = ('bench-guest', 'bench-exec', 'bench-exec-static')
+SOURCES = ('lz.c', 'exec.c', 'bench.h', 'work.py')  # what gcc compiles and Python runs
 
 
 def regular(path, mode=0o755):
@@ -62,4 +65,26 @@ def make_default(guest, bin_dir, out):
             data = f.read()
         archive.write(data + bytes(-len(data) % 4))  # the kernel wants the next one aligned
         cpio.write(archive, [*library_members(bin_dir), *bench_members(bin_dir)])
+    os.rename(out + '.new', out)
+
+
+def make_programs(tree, bin_dir, out):
+    """Puts our programs and sources into the tree, which the native side enters by chroot, and writes
+    OUT, the same as an initramfs."""
+    sources = [os.path.join(tree, '../inputs'), __file__, 'bench/guest/init',
+               *(os.path.join(bin_dir, p) for p in PROGRAMS),
+               *(os.path.join('bench/guest', s) for s in SOURCES)]
+    if os.path.exists(out) and all(os.path.getmtime(out) > os.path.getmtime(s) for s in sources):
+        return
+    folder = os.path.join(tree, 'bench')
+    os.makedirs(os.path.join(folder, 'source'), exist_ok=True)
+    for name in (*PROGRAMS, 'busybox'):
+        shutil.copy(os.path.join(bin_dir, name), folder)
+    shutil.copy('bench/guest/init', folder)
+    for name in SOURCES:
+        shutil.copy(os.path.join('bench/guest', name), os.path.join(folder, 'source'))
+    links = [(f'bin/{name}', 0o120777, b'/bench/busybox')  # for /bench/init
+             for name in ('sh', 'mount', 'poweroff')]
+    with open(out + '.new', 'wb') as archive:
+        cpio.write(archive, [*cpio.members(tree), *links])
     os.rename(out + '.new', out)

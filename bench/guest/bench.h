@@ -51,8 +51,10 @@ uint64_t bench_hash(const void *data, size_t size);
 /* Text that looks like prose: words of a small language, repeated as in prose. */
 void bench_text(char *text, size_t size);
 
-/* command.c: runs a program, feeds it nothing, hashes what it prints. */
+/* command.c: runs a program, feeds it nothing, hashes what it prints; a shell's script likewise,
+ * with `count` as $1, busybox as $0. */
 uint64_t command_hash(const char *const argv[]);
+uint64_t command_shell(const char *script, uint64_t count);
 
 #define KERNEL(name) uint64_t name##_run(uint64_t work)
 #define PREPARED(name)         \
@@ -103,6 +105,13 @@ KERNEL(exec_static);
 KERNEL(exec_dynamic);
 KERNEL(commands);
 KERNEL(thread);
+/* programs */
+KERNEL(gcc);
+PREPARED(gzip);
+PREPARED(gunzip);
+PREPARED(xz);
+KERNEL(python);
+KERNEL(sqlite);
 
 #undef KERNEL
 #undef PREPARED

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Rows that are other programs: busybox's shell, and the Debian packages of group `programs`. What
- * they print is the checksum. */
+/* Running other programs, with what they print as the checksum; rows `shell` and `commands`. */
 #include "bench.h"
 
 #include <errno.h>
@@ -50,18 +49,18 @@ uint64_t command_hash(const char *const argv[])
     return sum;
 }
 
-static uint64_t shell(const char *script, uint64_t work)
+uint64_t command_shell(const char *script, uint64_t count)
 {
-    char count[24];
-    snprintf(count, sizeof(count), "%lu", (unsigned long)work);
+    char number[24];
+    snprintf(number, sizeof(number), "%lu", (unsigned long)count);
     const char *busybox = bench_beside("busybox");
-    return command_hash((const char *const[]){busybox, "sh", "-c", script, busybox, count, NULL});
+    return command_hash((const char *const[]){busybox, "sh", "-c", script, busybox, number, NULL});
 }
 
 /* Arithmetic and tests within the shell: no process is made. */
 uint64_t shell_run(uint64_t work)
 {
-    return shell(
+    return command_shell(
         "i=0 s=0; while [ $i -lt $1 ]; do s=$(((s * 31 + i) % 65521)); i=$((i + 1)); done\n"
         "echo $s",
         work);
@@ -70,6 +69,6 @@ uint64_t shell_run(uint64_t work)
 /* A script's usual life: one small command after another. */
 uint64_t commands_run(uint64_t work)
 {
-    return shell("i=0; while [ $i -lt $1 ]; do $0 echo $i | $0 tr 0-9 a-j; i=$((i + 1)); done",
-                 work);
+    return command_shell(
+        "i=0; while [ $i -lt $1 ]; do $0 echo $i | $0 tr 0-9 a-j; i=$((i + 1)); done", work);
 }

@@ -55,6 +55,13 @@ const struct kernel kernels[] = {
     ROW("processes", exec_dynamic, 100, "fork and exec of a dynamic program"),
     ROW("processes", commands, 80, "busybox sh: a pipe of two commands a turn"),
     ROW("processes", thread, 8000, "pthread_create and join"),
+
+    ROW("programs", gcc, 2, "gcc -O2 of two files of C, and a link"),
+    PREPARED("programs", gzip, 1, "gzip of 2 MiB of text"),
+    PREPARED("programs", gunzip, 12, "gzip -d of the same"),
+    PREPARED("programs", xz, 1, "xz -1 of 2 MiB of text"),
+    ROW("programs", python, 500, "Python 3.11: dictionaries, strings, methods"),
+    ROW("programs", sqlite, 80000, "SQLite: a table, an index, questions, an update"),
 };
 
 const unsigned kernel_count = sizeof(kernels) / sizeof(kernels[0]);
