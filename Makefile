@@ -106,9 +106,12 @@ check-threads-run: $(MAIN) $(TSAN_TESTS:%.c=$(BUILD)/%) $(BUILD)/tests/cli/guest
 mutate: $(MAIN) $(TEST_DEPS) ## seed faults; every one must be caught by a test
 	@BUILD=$(BUILD) CC=$(CC) MAKE=$(MAKE) tools/mutate
 
-bench: all guest $(BENCH_DEPS) ## measure, side by side with QEMU
+# GROUPS="integer calls/fib" for a part, ROUNDS=1 for a look, BENCH_ARGS for more (bench/run --help).
+bench: all guest $(BENCH_DEPS) ## measure, side by side with QEMU (GROUPS, ROUNDS, ENGINE, BENCH_ARGS)
 	@tools/setup bench
-	@BUILD=$(BUILD) GUEST=$(GUEST) $(if $(ROUNDS),ROUNDS=$(ROUNDS)) bench/run
+	@bench/run --build $(BUILD) --guest $(GUEST) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(ENGINE),--engine $(ENGINE)) $(BENCH_ARGS) $(GROUPS)
+	@$(if $(GROUPS),,BUILD=$(BUILD) $(if $(ENGINE),ENGINES=$(ENGINE)) bench/smp)
 
 # Fuzzing: every tests/fuzz/foo_fuzz.c is a libFuzzer target over an instrumented library.
 FUZZ := $(sort $(wildcard tests/fuzz/*_fuzz.c))
@@ -141,7 +144,7 @@ help: ## list the targets
 clean: ## remove this build directory
 	rm -rf $(BUILD)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -name bench-programs -prune -o -name '*.d' -print 2>/dev/null)
 
 .PHONY: all guest run check check-threads check-threads-run soak mutate bench fuzz fuzz-run install help clean
 .DELETE_ON_ERROR:
