@@ -30,6 +30,11 @@ struct engine_ops {
     int (*vcpu_init)(void *engine_vm, struct vcpu *v, struct error *e);
     void (*vcpu_fini)(struct vcpu *v);
     enum exit_reason (*run)(struct vcpu *v, uint64_t limit);
+    /* Counters of the engine's own, for --stats: calls put for each; NULL = none. While v stands
+     * still. A name may come several times: they are added up. */
+    void (*stats)(const struct vcpu *v,
+                  void (*put)(void *context, const char *group, const char *name, uint64_t value),
+                  void *context);
 };
 
 extern const struct engine_ops engine_interp;

@@ -107,6 +107,27 @@ static json_t *unsupported(const struct pc *pc)
     return o;
 }
 
+/* root[group][name] += value; group NULL = root[name]. */
+static void add_own(void *context, const char *group, const char *name, uint64_t value)
+{
+    json_t *o = context;
+    if (group != NULL) {
+        if (json_object_get(o, group) == NULL)
+            json_object_set_new(o, group, json_object());
+        o = json_object_get(o, group);
+    }
+    set_count(o, name, value + (uint64_t)json_integer_value(json_object_get(o, name)));
+}
+
+/* What the engine counts beside what all count. */
+static json_t *own(const struct pc *pc)
+{
+    json_t *o = json_object();
+    for (unsigned i = 0; i < pc->vcpu_count && pc->engine->stats != NULL; i++)
+        pc->engine->stats(pc->vcpus[i], add_own, o);
+    return o;
+}
+
 int machine_stats_write(struct machine *m, FILE *out)
 {
     const struct pc *pc = &m->pc;
@@ -123,6 +144,7 @@ int machine_stats_write(struct machine *m, FILE *out)
     json_object_set_new(root, "exits", exits(pc));
     for (size_t i = 0; i < sizeof(counter_names) / sizeof(counter_names[0]); i++)
         set_count(root, counter_names[i].name, counter_sum(pc, counter_names[i].offset));
+    json_object_set_new(root, pc->engine->name, own(pc));
     json_object_set_new(root, "unclaimed", unclaimed(pc));
     json_object_set_new(root, "unsupported", unsupported(pc));
 

@@ -19,7 +19,7 @@
 #define CACHE_BYTES (64u << 20)
 #define SOME        4096u /* instructions that the interpreter runs before we look again */
 /* When instructions are counted every exit polls: nearer to the limit than this, single steps. */
-#define LIMIT_MARGIN (BT_UNIT_INSNS + 1)
+#define LIMIT_MARGIN (BT_UNIT_INSNS + 2)
 
 static int available(struct error *e)
 {
@@ -167,6 +167,27 @@ static enum exit_reason run(struct vcpu *v, uint64_t limit)
     return exit;
 }
 
+static void stats(const struct vcpu *v,
+                  void (*put)(void *context, const char *group, const char *name, uint64_t value),
+                  void *context)
+{
+    const struct bt_counters *c = &((const struct bt_local *)v->engine_local)->counters;
+
+    put(context, NULL, "units", c->units);
+    put(context, NULL, "links", c->links);
+    put(context, NULL, "lookups", c->lookups);
+    put(context, NULL, "fast_tlb_misses", c->misses);
+    put(context, NULL, "accesses_interpreted", c->misses_elsewhere);
+    put(context, NULL, "host_faults", c->faults);
+    put(context, NULL, "cache_flushes", c->flushes);
+    put(context, NULL, "interpreted_lightly", c->light);
+    for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
+        if (c->interpreted[m] != 0)
+            put(context, "interpreted", m == 0 ? "(at a page's end or undefined)"
+                                               : ZydisMnemonicGetString((ZydisMnemonic)m),
+                c->interpreted[m]);
+}
+
 const struct engine_ops engine_bt = {
     .name = "bt",
     .summary = "binary translation: the guest's code, translated to the host's",
@@ -176,4 +197,5 @@ const struct engine_ops engine_bt = {
     .vcpu_init = vcpu_init,
     .vcpu_fini = vcpu_fini,
     .run = run,
+    .stats = stats,
 };

@@ -95,7 +95,10 @@ struct bt_unit {
     unsigned site_count;
     struct bt_exit *incoming;
     struct bt_page *page;
-    struct bt_unit *hash_next, *page_next;
+    /* Of one instruction that crosses into the next page: that page. Every entry looks whether this
+     * vCPU has seen it mapped there. */
+    struct bt_page *second;
+    struct bt_unit *hash_next, *page_next, *second_next;
 };
 
 /* Units of one page as it is mapped in one place under one key. */
@@ -105,7 +108,7 @@ struct bt_page {
     uint32_t token;      /* never 0 */
     uint64_t generation; /* moves with each write */
     bool marked;         /* MEM_PAGE_CODE was set for it since */
-    struct bt_unit *units;
+    struct bt_unit *units, *crossers; /* that begin here; whose second page it is */
     struct bt_page *next;
 };
 
@@ -115,7 +118,7 @@ struct bt_stubs {
     void (*vector_save[4])(struct vcpu *v); /* by enum bt_vector_class */
     void (*vector_load[4])(struct vcpu *v);
     /* writable alias, for emitters: jumped to, but miss, which is called */
-    uint8_t *leave, *link, *site, *indirect, *miss, *fault;
+    uint8_t *leave, *link, *site, *indirect, *find, *miss, *fault;
 };
 
 struct bt_vm {
@@ -167,7 +170,10 @@ struct bt_local {
     unsigned filled;      /* entries of the two, in the log */
     uint16_t log[BT_LOG]; /* reach * BT_JUMPS + index, or BT_LOG_TOKEN | index */
     uint64_t count_limit; /* counting: polls leave above it */
-    uint64_t translated, links, lookups, site_runs, misses;
+    struct bt_counters {
+        uint64_t units, links, lookups, misses, misses_elsewhere, faults, flushes;
+        uint64_t interpreted[ZYDIS_MNEMONIC_MAX_VALUE + 1], light; /* light: of all these */
+    } counters;
 };
 
 #define LOCAL_OFFSET(member) \
@@ -207,9 +213,9 @@ uint8_t bt_key(const struct vcpu *v);
 
 /* ---- translate.c ---- */
 
-/* Writes u->code and all lists; u has rip, physical, key, code. `bytes` is its page at u's offset.
- * 0, or -ENOMEM. */
-int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page);
+/* Writes u->code and all lists; u has rip, physical, key, code, pages. `page` holds its bytes; of a
+ * unit with a second page, `second` those that follow. 0, or -ENOMEM. */
+int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const uint8_t *second);
 struct bt_scratch *bt_scratch_create(void);
 
 /* ---- stubs.c ---- */
@@ -219,6 +225,7 @@ void bt_stubs_make(struct bt_vm *vm);
 const uint8_t *bt_do_link(struct vcpu *v, struct bt_exit *x);
 const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s);
 const uint8_t *bt_do_indirect(struct vcpu *v, uint64_t target);
+const uint8_t *bt_do_find(struct vcpu *v, uint64_t target); /* trusting no table of jumps */
 const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what); /* NULL: try again */
 const uint8_t *bt_do_fault(struct vcpu *v, uint64_t flags);
 /* After a raise: v->rip as it was at the miss that raised. */

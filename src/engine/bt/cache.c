@@ -101,12 +101,12 @@ void bt_jump_enter(struct vcpu *v, uint64_t rip, const uint8_t *code)
     note(l, v->reach * BT_JUMPS + (unsigned)(rip & (BT_JUMPS - 1)));
 }
 
-static void token_enter(struct bt_local *l, const struct bt_unit *u)
+static void token_enter(struct bt_local *l, const struct bt_page *p)
 {
-    unsigned i = (u->rip >> 12) & (BT_TOKENS - 1);
-    if (l->tokens[i] == u->page->token)
+    unsigned i = (p->linear >> 12) & (BT_TOKENS - 1);
+    if (l->tokens[i] == p->token)
         return;
-    l->tokens[i] = u->page->token;
+    l->tokens[i] = p->token;
     note(l, BT_LOG_TOKEN | i);
 }
 
@@ -156,6 +156,15 @@ static void unhash(struct bt_vm *vm, struct bt_unit *u)
     *link = u->hash_next;
 }
 
+static void kill_unit(struct bt_vm *vm, struct bt_unit *u)
+{
+    if (u->dead)
+        return;
+    u->dead = true;
+    unlink_incoming(u);
+    unhash(vm, u);
+}
+
 void bt_code_written(void *context, gpa_t page)
 {
     struct bt_vm *vm = context;
@@ -166,13 +175,12 @@ void bt_code_written(void *context, gpa_t page)
             continue;
         p->generation++;
         p->marked = false;
-        for (struct bt_unit *u = p->units; u != NULL; u = u->page_next) {
-            u->dead = true;
-            unlink_incoming(u);
-            unhash(vm, u);
-            any = true;
-        }
-        p->units = NULL;
+        any |= p->units != NULL || p->crossers != NULL;
+        for (struct bt_unit *u = p->units; u != NULL; u = u->page_next)
+            kill_unit(vm, u);
+        for (struct bt_unit *u = p->crossers; u != NULL; u = u->second_next)
+            kill_unit(vm, u);
+        p->units = p->crossers = NULL;
     }
     if (any)
         atomic_fetch_add(&vm->generation, 1);
@@ -229,6 +237,7 @@ void bt_cache_fini(struct bt_vm *vm)
 /* The cache is full: everything goes. The caller returns into no unit. */
 static void flush(struct vcpu *v, struct bt_vm *vm)
 {
+    bt_local(v)->counters.flushes++;
     interp_exclusive_begin(v);
     interp_lock_code(vm->interp);
     drop_all(vm);
@@ -266,9 +275,9 @@ static bool units_room(struct bt_vm *vm)
     return true;
 }
 
-/* The page of the unit to be, marked as code: the caller may read its bytes, and knows by
+/* A page of the unit to be, marked as code: the caller may read its bytes, and knows by
  * `generation` whether they were written since. NULL: serve requests first, or no memory. */
-static struct bt_page *prepare_page(struct vcpu *v, uint64_t physical, uint8_t key,
+static struct bt_page *prepare_page(struct vcpu *v, uint64_t physical, uint64_t linear, uint8_t key,
                                     const uint8_t *host, uint64_t *generation)
 {
     struct bt_vm *vm = bt_local(v)->vm;
@@ -277,7 +286,7 @@ static struct bt_page *prepare_page(struct vcpu *v, uint64_t physical, uint8_t k
 
     for (;;) {
         interp_lock_code(vm->interp);
-        struct bt_page *p = page_of(vm, physical, v->rip & MEM_PAGE_MASK, key);
+        struct bt_page *p = page_of(vm, physical, linear, key);
         if (p != NULL && marked && p->generation == before)
             p->marked = true;
         if (p != NULL)
@@ -294,17 +303,23 @@ static struct bt_page *prepare_page(struct vcpu *v, uint64_t physical, uint8_t k
     }
 }
 
-/* Enters it where it is found; false when the page was written meanwhile. */
-static bool publish(struct bt_vm *vm, struct bt_unit *u, uint64_t generation)
+/* Enters it where it is found; false when a page of it was written meanwhile. */
+static bool publish(struct bt_vm *vm, struct bt_unit *u, const uint64_t generation[2])
 {
     interp_lock_code(vm->interp);
-    bool good = u->page->generation == generation && u->page->marked && units_room(vm);
+    bool good = u->page->generation == generation[0] && u->page->marked && units_room(vm) &&
+                (u->second == NULL ||
+                 (u->second->generation == generation[1] && u->second->marked));
     if (good) {
         struct bt_unit **bucket = &vm->hash[hash_of(u->rip, u->physical, u->key)];
         u->hash_next = *bucket;
         *bucket = u;
         u->page_next = u->page->units;
         u->page->units = u;
+        if (u->second != NULL) {
+            u->second_next = u->second->crossers;
+            u->second->crossers = u;
+        }
         vm->units[vm->unit_count++] = u;
         vm->free = (uint8_t *)(((uintptr_t)u->code_end + 15) & ~(uintptr_t)15);
     }
@@ -312,58 +327,117 @@ static bool publish(struct bt_vm *vm, struct bt_unit *u, uint64_t generation)
     return good;
 }
 
-static struct bt_unit *make(struct vcpu *v, uint64_t physical, uint8_t key, const uint8_t *host)
+/* Where a unit's bytes are: the second page only when its first instruction goes on there. */
+struct source {
+    uint64_t physical[2]; /* of the pages; second: valid if host[1] is not NULL */
+    const uint8_t *host[2];
+};
+
+static bool crosses(const struct bt_vm *vm, uint64_t rip, const uint8_t *page)
+{
+    unsigned offset = rip & (MEM_PAGE_SIZE - 1), left = MEM_PAGE_SIZE - offset;
+    struct insn in;
+    struct insn_full full;
+    return left < INSN_LENGTH_MAX && insn_decode(&vm->decoder, INSN_MODE_64, page + offset, left,
+                                                 &in, &full) == INSN_PARTIAL;
+}
+
+/* Translates under the lock, unless another vCPU was first. */
+static struct bt_unit *make_locked(struct bt_vm *vm, struct bt_unit *u, const struct source *from,
+                                   const uint64_t generation[2])
+{
+    interp_lock_code(vm->interp);
+    struct bt_unit *other = look_up(vm, u->rip, u->physical, u->key);
+    interp_unlock_code(vm->interp);
+    u->code = vm->free;
+    if (other == NULL && room(vm) && bt_translate(vm, u, from->host[0], from->host[1]) == 0 &&
+        publish(vm, u, generation))
+        return u;
+    unit_free(u);
+    return other;
+}
+
+static struct bt_unit *make(struct vcpu *v, uint8_t key, struct source *from)
 {
     struct bt_vm *vm = bt_local(v)->vm;
-    struct bt_unit *u = NULL;
-    uint64_t generation;
+    uint64_t linear = v->rip & MEM_PAGE_MASK, generation[2] = {0};
 
     bt_vector_save(v); /* the decoder and malloc know nothing of the rule */
     if (!room(vm))
         flush(v, vm);
-    struct bt_page *page = prepare_page(v, physical & MEM_PAGE_MASK, key, host, &generation);
-    if (page == NULL)
-        return NULL;
-    pthread_mutex_lock(&vm->translating);
-    interp_lock_code(vm->interp); /* another vCPU may have been first */
-    struct bt_unit *other = look_up(vm, v->rip, physical, key);
-    interp_unlock_code(vm->interp);
-    if (other == NULL && room(vm) && (u = calloc(1, sizeof(*u))) != NULL) {
-        *u = (struct bt_unit){
-            .rip = v->rip, .physical = physical, .key = key, .code = vm->free, .page = page};
-        if (bt_translate(vm, u, host) != 0 || !publish(vm, u, generation)) {
-            unit_free(u);
-            u = NULL;
-        }
+    if (crosses(vm, v->rip, from->host[0])) {
+        if (!x86_canonical(v, linear + MEM_PAGE_SIZE))
+            return NULL;
+        from->host[1] = tlb_fetch_page(v, linear + MEM_PAGE_SIZE, &from->physical[1]);
+        if (from->host[1] == NULL)
+            return NULL;
     }
+    uint64_t flushes = vm->flushes;
+    struct bt_page *second = NULL;
+    struct bt_page *page =
+        prepare_page(v, from->physical[0], linear, key, from->host[0], &generation[0]);
+    if (page != NULL && from->host[1] != NULL)
+        second = prepare_page(v, from->physical[1], linear + MEM_PAGE_SIZE, key, from->host[1],
+                              &generation[1]);
+    if (page == NULL || (from->host[1] != NULL && second == NULL) || vm->flushes != flushes)
+        return NULL;
+    struct bt_unit *u = calloc(1, sizeof(*u));
+    if (u == NULL)
+        return NULL;
+    *u = (struct bt_unit){.rip = v->rip,
+                          .physical = from->physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)),
+                          .key = key, .page = page, .second = second};
+    pthread_mutex_lock(&vm->translating);
+    u = make_locked(vm, u, from, generation);
     pthread_mutex_unlock(&vm->translating);
-    bt_local(v)->translated += u != NULL;
-    return other != NULL ? other : u;
+    bt_local(v)->counters.units += u != NULL;
+    return u;
+}
+
+/* Whether the second page is still where it was; enters its token. Raises what the fetch raises. */
+static bool second_holds(struct vcpu *v, struct bt_unit *u)
+{
+    struct bt_local *l = bt_local(v);
+    uint64_t physical;
+    const struct bt_page *p = u->second;
+    if (tlb_fetch_page(v, p->linear, &physical) == NULL)
+        return false;
+    bt_refresh(v);
+    if (physical == p->physical) {
+        token_enter(l, p);
+        return true;
+    }
+    interp_lock_code(l->vm->interp);
+    kill_unit(l->vm, u);
+    atomic_fetch_add(&l->vm->generation, 1);
+    interp_unlock_code(l->vm->interp);
+    return false;
 }
 
 struct bt_unit *bt_find(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
-    uint64_t physical;
+    struct source from = {0};
 
     if (!x86_canonical(v, v->rip))
         x86_raise_gp0(v);
-    const uint8_t *host = tlb_fetch_page(v, v->rip, &physical);
-    bt_refresh(v); /* the walk may have thrown out mappings */
-    if (host == NULL)
+    from.host[0] = tlb_fetch_page(v, v->rip, &from.physical[0]);
+    if (from.host[0] == NULL)
         return NULL;
-    physical |= v->rip & (MEM_PAGE_SIZE - 1);
+    bt_refresh(v); /* the walk may have thrown out mappings */
     uint8_t key = bt_key(v);
-    l->lookups++;
+    l->counters.lookups++;
     interp_lock_code(l->vm->interp);
-    struct bt_unit *u = look_up(l->vm, v->rip, physical, key);
+    struct bt_unit *u =
+        look_up(l->vm, v->rip, from.physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)), key);
     interp_unlock_code(l->vm->interp);
-    if (u == NULL) {
-        u = make(v, physical, key, host);
-        bt_refresh(v);
-    }
+    if (u == NULL)
+        u = make(v, key, &from);
+    if (u != NULL && u->second != NULL && !second_holds(v, u))
+        u = NULL;
+    bt_refresh(v);
     if (u != NULL)
-        token_enter(l, u);
+        token_enter(l, u->page);
     return u;
 }
 

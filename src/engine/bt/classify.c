@@ -178,6 +178,8 @@ static bool may_copy(uint8_t key, const struct bt_insn *i)
     if (i->memory >= 0 &&
         (i->full.operands[i->memory].size == 0 || i->full.operands[i->memory].size % 8 != 0))
         return false;
+    if (zi->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || zi->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
+        return class >= BT_VECTOR_AVX;
     if (!touches_vector(i)) {
         if (is_general_extension(zi->meta.isa_ext))
             return true;
@@ -294,8 +296,9 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
     } else if (may_copy(key, i)) {
         i->kind = KIND_COPY;
         return;
-    } else if ((zi->mnemonic == ZYDIS_MNEMONIC_CLI) && (key & BT_KEY_REACH) != REACH_USER) {
-        i->kind = KIND_CLI;
+    } else if ((zi->mnemonic == ZYDIS_MNEMONIC_CLI || zi->mnemonic == ZYDIS_MNEMONIC_STI) &&
+               (key & BT_KEY_REACH) != REACH_USER) {
+        i->kind = zi->mnemonic == ZYDIS_MNEMONIC_CLI ? KIND_CLI : KIND_STI;
         return;
     } else {
         i->kind = goes_on(zi) || touches_vector(i) ? KIND_SITE : KIND_SITE_END;

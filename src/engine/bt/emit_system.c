@@ -21,6 +21,9 @@ void emit_system(struct translation *t)
     case ZYDIS_MNEMONIC_CLI:
         put_byte(&t->e, BYTE_AND, second, (uint8_t) ~(FLAG_IF >> 8));
         break;
+    case ZYDIS_MNEMONIC_STI: /* the next instruction is still shielded (SDM 2B STI) */
+        put_byte(&t->e, BYTE_OR, second, FLAG_IF >> 8);
+        break;
     case ZYDIS_MNEMONIC_STD:
         put_byte(&t->e, BYTE_OR, second, FLAG_DF >> 8);
         break;

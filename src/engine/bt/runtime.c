@@ -89,18 +89,21 @@ static const uint8_t *leave(struct vcpu *v)
 }
 
 /* Where v->rip goes on; v->rflags is whole. Raises. */
-static const uint8_t *go_on(struct vcpu *v, bool jump)
+static const uint8_t *go_on(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
     if (X86_UNLIKELY(bt_pending(v) || !bt_may_run(v)))
         return leave(v);
     bt_refresh(v);
-    struct bt_unit *u = bt_find(v);
-    if (u == NULL)
-        return leave(v);
-    const uint8_t *code = bt_exec(l->vm, u->enter_saved);
-    if (jump)
+    const struct bt_jump *j = &l->jumps[v->reach][v->rip & (BT_JUMPS - 1)];
+    const uint8_t *code = j->code;
+    if (j->rip != v->rip) {
+        struct bt_unit *u = bt_find(v);
+        if (u == NULL)
+            return leave(v);
+        code = bt_exec(l->vm, u->enter_saved);
         bt_jump_enter(v, v->rip, code);
+    }
     l->flags = v->rflags;
     bt_vector_load(v);
     return code;
@@ -120,7 +123,7 @@ const uint8_t *bt_do_link(struct vcpu *v, struct bt_exit *x)
         return leave(v);
     if (l->vm->flushes == flushes) /* x is still there */
         bt_link(l->vm, x, u);
-    l->links++;
+    l->counters.links++;
     l->flags = v->rflags;
     bt_vector_load(v);
     return bt_exec(l->vm, u->enter_saved);
@@ -137,7 +140,7 @@ static const uint8_t *bad_target(struct vcpu *v)
     l->branch = 0;
     bt_vector_save(v);
     interp_execute(v);
-    return go_on(v, false);
+    return go_on(v);
 }
 
 const uint8_t *bt_do_indirect(struct vcpu *v, uint64_t target)
@@ -148,7 +151,16 @@ const uint8_t *bt_do_indirect(struct vcpu *v, uint64_t target)
         return bad_target(v);
     l->branch = 0;
     v->rip = target;
-    return go_on(v, true);
+    return go_on(v);
+}
+
+const uint8_t *bt_do_find(struct vcpu *v, uint64_t target)
+{
+    struct bt_local *l = bt_local(v);
+    merge_flags(v);
+    v->rip = target;
+    l->jumps[v->reach][target & (BT_JUMPS - 1)].rip = target + 1; /* belongs elsewhere */
+    return go_on(v);
 }
 
 const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
@@ -157,10 +169,11 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     uint64_t next = s->rip + s->insn.length;
     uint64_t generation = l->vm->generation;
 
-    l->site_runs++;
+    l->counters.interpreted[s->insn.op]++;
     merge_flags(v);
     v->rip = s->rip;
     if (s->insn.exec != NULL) {
+        l->counters.light++;
         s->insn.exec(v, &s->insn);
         v->counters.instructions += l->vm->counting;
     } else {
@@ -175,14 +188,14 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
         bt_vector_load(v);
         return s->resume;
     }
-    return go_on(v, false);
+    return go_on(v);
 }
 
 const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
 {
     struct bt_local *l = bt_local(v);
     unsigned size = what & 0xff;
-    l->misses++;
+    l->counters.misses++;
     l->in_miss = true;
     if (X86_LIKELY(x86_canonical(v, linear)) &&
         X86_LIKELY(tlb_fast_fill(v, (enum tlb_reach)v->reach, linear, size, what & BT_MISS_WRITE,
@@ -190,10 +203,11 @@ const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
         l->in_miss = false;
         return NULL;
     }
+    l->counters.misses_elsewhere++;
     bt_settle(v);
     bt_vector_save(v);
     interp_execute(v);
-    return go_on(v, false);
+    return go_on(v);
 }
 
 const uint8_t *bt_do_fault(struct vcpu *v, uint64_t flags)
@@ -205,13 +219,14 @@ const uint8_t *bt_do_fault(struct vcpu *v, uint64_t flags)
     interp_lock_code(vm->interp);
     const struct bt_unit *u = bt_unit_at(vm, pc);
     interp_unlock_code(vm->interp);
+    l->counters.faults++;
     if (bt_mark_at(vm, u, pc)->host_flags)
         l->flags = flags;
     settle_at(v, pc);
     merge_flags(v);
     bt_vector_save(v);
     interp_execute(v);
-    return go_on(v, false);
+    return go_on(v);
 }
 
 /* ---- the gate: devices and the clock are free to use vector registers ---- */

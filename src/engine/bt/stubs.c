@@ -186,6 +186,7 @@ void bt_stubs_make(struct bt_vm *vm)
     s->link = make_call(&e, (const void *)bt_do_link, S1);
     s->site = make_call(&e, (const void *)bt_do_site, S1);
     s->indirect = make_call(&e, (const void *)bt_do_indirect, S0);
+    s->find = make_call(&e, (const void *)bt_do_find, S0);
     s->miss = make_miss(&e);
     s->fault = make_fault(&e);
     for (unsigned class = 0; class < 4; class ++) {

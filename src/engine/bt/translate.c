@@ -162,7 +162,7 @@ static void put_exit(struct translation *t, uint64_t target)
 
     if (crossing)
         tr_save_flags(t);
-    if (crossing || target <= t->u->rip + t->i->offset || t->vm->counting)
+    if (crossing || target <= t->u->rip + t->i->offset || t->vm->counting || t->poll)
         put_poll(t, target);
     bool host = t->host && !t->saved;
     while (((uintptr_t)e->at & 3) != 3)
@@ -194,6 +194,7 @@ void tr_side_exit(struct translation *t, unsigned condition, uint64_t target)
     tr_host_flags(t);
     *c = (struct bt_cold){
         .kind = COLD_EXIT,
+        .poll = t->poll,
         .target = target,
         .host = t->host,
         .saved = t->saved,
@@ -293,6 +294,7 @@ static void put_cold(struct translation *t)
         struct bt_insn at = {.offset = c->rip};
         emit_patch(c->patch, t->e.at);
         t->i = &at;
+        t->poll = c->poll;
         t->host = c->host;
         t->saved = c->saved;
         t->uncounted = c->count;
@@ -301,14 +303,19 @@ static void put_cold(struct translation *t)
     }
 }
 
+static void put_token_compare(struct emit *e, const struct bt_page *p)
+{
+    EMIT(e, 0x65, 0x81, 0x3c, 0x25); /* cmpl $token, %gs:tokens[…] */
+    emit_u32(e, LOCAL_OFFSET(tokens) + 4 * ((p->linear >> 12) & (BT_TOKENS - 1)));
+    emit_u32(e, p->token);
+}
+
 static void put_enter_crossing(struct translation *t)
 {
     struct emit *e = &t->e;
     struct bt_unit *u = t->u;
     u->enter_crossing = e->at;
-    EMIT(e, 0x65, 0x81, 0x3c, 0x25); /* cmpl $token, %gs:tokens[…] */
-    emit_u32(e, LOCAL_OFFSET(tokens) + 4 * ((u->rip >> 12) & (BT_TOKENS - 1)));
-    emit_u32(e, u->page->token);
+    put_token_compare(e, u->page);
     emit_patch(emit_jcc(e, 4), u->enter_saved); /* je */
     put_to_indirect(t, u->rip);
 }
@@ -330,6 +337,32 @@ static bool ends_unit(const struct bt_insn *i)
     }
 }
 
+static bool after_sti(const struct bt_scratch *s)
+{
+    return s->count > 0 && s->insns[s->count - 1].kind == KIND_STI;
+}
+
+/* The one instruction of a unit with a second page. */
+static void decode_crossing(struct bt_vm *vm, const struct bt_unit *u, const uint8_t *page,
+                            const uint8_t *second)
+{
+    struct bt_scratch *s = vm->scratch;
+    struct bt_insn *i = &s->insns[0];
+    unsigned left = MEM_PAGE_SIZE - (u->rip & 0xfff);
+
+    memcpy(i->copy, page + MEM_PAGE_SIZE - left, left);
+    memcpy(i->copy + left, second, INSN_LENGTH_MAX - left);
+    i->bytes = i->copy;
+    i->offset = 0;
+    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, INSN_LENGTH_MAX, &i->in, &i->full) ==
+        INSN_OK)
+        classify(vm, u->key, i);
+    else
+        *i = (struct bt_insn){.kind = KIND_SITE_END, .memory = -1};
+    s->count = 1;
+    s->ends = ends_unit(i);
+}
+
 static void decode(struct bt_vm *vm, const struct bt_unit *u, const uint8_t *page)
 {
     struct bt_scratch *s = vm->scratch;
@@ -337,7 +370,9 @@ static void decode(struct bt_vm *vm, const struct bt_unit *u, const uint8_t *pag
 
     s->count = 0;
     s->ends = false;
-    while (s->count < BT_UNIT_INSNS && offset < MEM_PAGE_SIZE && !s->ends) {
+    /* One more after STI: what it shields belongs to its unit. */
+    while ((s->count < BT_UNIT_INSNS || (s->count == BT_UNIT_INSNS && after_sti(s))) &&
+           offset < MEM_PAGE_SIZE && !s->ends) {
         struct bt_insn *i = &s->insns[s->count];
         unsigned left = MEM_PAGE_SIZE - offset;
         unsigned n = left < INSN_LENGTH_MAX ? left : INSN_LENGTH_MAX;
@@ -381,11 +416,32 @@ static void plan_entry(struct translation *t, bool *host, bool *saved)
     *saved = true;
 }
 
+/* Before anything of a unit with a second page: is it mapped where it was? */
+static void put_second_check(struct translation *t)
+{
+    const struct bt_page *p = t->u->second;
+    put_token_compare(&t->e, p);
+    EMIT(&t->e, 0x74, 0); /* je */
+    uint8_t *skip = t->e.at;
+    emit_mov_constant(&t->e, S0, t->u->rip);
+    emit_jmp_to(&t->e, t->vm->stubs.find);
+    skip[-1] = (uint8_t)(t->e.at - skip);
+}
+
 static void put_entries(struct translation *t)
 {
     struct bt_unit *u = t->u;
     bool host, saved;
     plan_entry(t, &host, &saved);
+    if (u->second != NULL) {
+        u->enter_host = t->e.at;
+        put_save_flags(&t->e);
+        u->enter_saved = t->e.at;
+        put_second_check(t);
+        t->host = false;
+        t->saved = true;
+        return;
+    }
     if (host) {
         u->enter_saved = t->e.at;
         put_host_flags(&t->e);
@@ -421,6 +477,7 @@ static void put_insn(struct translation *t)
         emit_stack(t);
         break;
     case KIND_CLI:
+    case KIND_STI:
     case KIND_CLD:
         emit_system(t);
         break;
@@ -464,7 +521,7 @@ static int keep_lists(struct translation *t)
     return 0;
 }
 
-int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page)
+int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const uint8_t *second)
 {
     struct translation t = {
         .vm = vm,
@@ -472,11 +529,25 @@ int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page)
         .s = vm->scratch,
         .e = {.at = u->code, .to_exec = vm->memory.exec - vm->memory.write},
     };
-    decode(vm, u, page);
+    if (second != NULL)
+        decode_crossing(vm, u, page, second);
+    else
+        decode(vm, u, page);
+    if (after_sti(t.s)) { /* what it shields is not here: the interpreter knows how */
+        t.s->insns[t.s->count - 1].kind = KIND_SITE_END;
+        t.s->ends = true;
+    }
     put_entries(&t);
     for (unsigned n = 0; n < t.s->count; n++) {
         t.i = &t.s->insns[n];
+        bool shielded = n > 0 && t.s->insns[n - 1].kind == KIND_STI;
+        t.poll = shielded;
         put_insn(&t);
+        if (shielded && !t.done) {
+            tr_count(&t, 0);
+            put_poll(&t, insn_next_rip(&t, t.i));
+        }
+        t.poll = false;
     }
     if (!t.done) { /* on to the next page, or a unit of its own */
         const struct bt_insn *last = &t.s->insns[t.s->count - 1];

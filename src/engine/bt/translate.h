@@ -22,6 +22,7 @@ enum bt_kind {
     KIND_CALL_INDIRECT,
     KIND_RET,
     KIND_CLI,
+    KIND_STI,
     KIND_CLD,
 };
 
@@ -48,7 +49,7 @@ struct bt_cold {
     int32_t undo;     /* of COLD_INDIRECT: what the jump has added to RSP */
     uint8_t *retry;
     uint32_t what, table; /* of a miss */
-    bool host, saved;     /* of an exit, as in struct translation */
+    bool host, saved, poll; /* of an exit, as in struct translation */
     uint64_t target;
     uint16_t rip;
     uint8_t count;
@@ -57,12 +58,12 @@ struct bt_cold {
 #define COLD_MAX (6 * BT_UNIT_INSNS)
 
 struct bt_scratch {
-    struct bt_insn insns[BT_UNIT_INSNS];
+    struct bt_insn insns[BT_UNIT_INSNS + 1];
     unsigned count;
     bool ends; /* the last instruction does not fall through */
     struct bt_cold cold[COLD_MAX];
-    struct bt_exit exits[BT_UNIT_INSNS + 2];
-    struct bt_site sites[BT_UNIT_INSNS + 2];
+    struct bt_exit exits[BT_UNIT_INSNS + 3];
+    struct bt_site sites[BT_UNIT_INSNS + 3];
     struct bt_mark marks[COLD_MAX + BT_UNIT_INSNS + 4];
 };
 
@@ -77,6 +78,7 @@ struct translation {
      * will ask, for the next thing that touches them writes them all. */
     bool host, saved;
     unsigned uncounted; /* instructions retired since the count was brought up to date */
+    bool poll;          /* a way out here must poll: the instruction before was STI */
     bool done;          /* the unit has been ended */
 };
 
