@@ -38,8 +38,19 @@ static inline void fast_empty(struct tlb *t, struct tlb_fast *f)
     f->negative_page = -((index + 1) << 12);
 }
 
+static void slots_flush(struct tlb *t)
+{
+    struct tlb_fast *all = &t->slots[0][0][0];
+    if (!t->slots_used)
+        return;
+    for (unsigned n = 0; n < sizeof(t->slots) / sizeof(*all); n++)
+        all[n] = (struct tlb_fast){.negative_page = TLB_SLOT_EMPTY};
+    t->slots_used = false;
+}
+
 static void fast_flush(struct tlb *t)
 {
+    slots_flush(t);
     if (t->fast_filled <= TLB_FAST_LOG) {
         for (unsigned n = 0; n < t->fast_filled; n++)
             fast_empty(t, t->fast_log[n]);
@@ -53,6 +64,7 @@ static void fast_flush(struct tlb *t)
 
 static void fast_forget_page(struct tlb *t, uint64_t linear)
 {
+    slots_flush(t);
     for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
         fast_empty(t, fast_of(t, (enum tlb_reach)reach, false, linear));
         fast_empty(t, fast_of(t, (enum tlb_reach)reach, true, linear));
@@ -62,6 +74,7 @@ static void fast_forget_page(struct tlb *t, uint64_t linear)
 void tlb_init(struct tlb *t)
 {
     t->fast_filled = TLB_FAST_LOG + 1;
+    t->slots_used = true;
     fast_flush(t);
     memset(t->entries, 0xff, sizeof(t->entries)); /* every tag TLB_NONE */
     memset(t->spaces, 0, sizeof(t->spaces));
@@ -223,10 +236,11 @@ void tlb_protect_page(struct vcpu *v, const uint8_t *host_page)
     for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
         for (unsigned i = 0; i < TLB_FAST_ENTRIES; i++) {
             struct tlb_fast *f = &v->tlb.fast[reach][true][i];
-            if (f->host == (uintptr_t)host_page)
+            if (f->addend - f->negative_page == (uintptr_t)host_page)
                 fast_empty(&v->tlb, f);
         }
     }
+    slots_flush(&v->tlb);
 }
 
 /* Data breakpoints (SDM 3B 17.2.4): length of DRn in bytes, 0 when it is not armed for data. */
@@ -547,7 +561,7 @@ bool tlb_fast_fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsign
     }
     struct tlb_fast *f = fast_of(t, reach, write, linear);
     f->negative_page = -(linear & MEM_PAGE_MASK);
-    f->host = e->addend + (linear & MEM_PAGE_MASK);
+    f->addend = e->addend;
     if (t->fast_filled < TLB_FAST_LOG)
         t->fast_log[t->fast_filled] = f;
     if (t->fast_filled <= TLB_FAST_LOG)

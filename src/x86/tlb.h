@@ -47,21 +47,30 @@ struct tlb_entry {
  * number, so one addition and one unsigned comparison decide: linear + negative_page is the offset
  * in the page when the entry is this page's, and at least 4096 otherwise. Holds nothing that
  * `entries` could not give at the time; every way to forget is followed here.
+ *
+ * `slots` are copies that the engine makes of `fast` entries under indices of its own choice, by the
+ * place in the code rather than by the address: it may do so at any time, setting slots_used.
  */
 struct tlb_fast {
     uint64_t negative_page; /* - linear page; of an empty entry, a page that belongs elsewhere */
-    uint64_t host;          /* page */
+    uint64_t addend;        /* host page - linear page */
 };
 
 #define TLB_FAST_ENTRIES 1024u
 #define TLB_FAST_LOG     512u /* entries filled since the last flush; more: all are emptied */
 #define TLB_FAST_REACHES REACH_USER_ALIGNED
+#define TLB_SLOTS        512u
+/* Of an empty slot, with an addend of 0: only addresses that are not canonical match, and those the
+ * host's processor refuses as well. */
+#define TLB_SLOT_EMPTY   0x4000000000000000u
 
 struct tlb {
     struct tlb_entry entries[REACH_COUNT][TLB_ENTRIES];
     struct tlb_fast fast[TLB_FAST_REACHES][2][TLB_FAST_ENTRIES]; /* by reach and write */
+    struct tlb_fast slots[TLB_FAST_REACHES][2][TLB_SLOTS];
     struct tlb_fast *fast_log[TLB_FAST_LOG];
     unsigned fast_filled;
+    bool slots_used; /* since they were emptied */
     uint64_t asid; /* of the current address space, 0…0xffe */
     uint64_t next_asid;
     struct {

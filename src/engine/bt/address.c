@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest memory operands in translated code: the linear address, and the check by the fast TLB
- * (x86/tlb.h) that turns it into a host page and an offset.
+ * Guest memory operands in translated code: the linear address, and the check that it may be
+ * accessed and where it is in the host. Each check has a slot (x86/tlb.h), a copy of a TLB entry
+ * chosen by the place in the code: accesses by one register in one unit share a slot, all by RSP
+ * share one. So the host's address does not wait for a table look-up by the guest's:
  *
- *     retry: rorx $8, S0, S1          linear page number, at bit 4: entries have 16 bytes
- *            and  $0x3ff0, S1
- *            add  gs:table(S1), S0    - linear page: the offset in the page if the entry is its
- *            cmp  $(4096 - size), S0  tag and page crossing in one unsigned comparison
+ *            mov  S0, S1
+ *            add  gs:slot, S1          - linear page: the offset in the page if the slot is this
+ *            cmp  $(4096 - size), S1   page's; tag and page crossing in one unsigned comparison
  *            ja   cold
- *            mov  gs:table+8(S1), S1  host page
- *     cold:  sub  gs:table(S1), S0    the address again
- *            mov  $what, S1
- *            call miss                fills the entry and comes back, or does not
- *            jmp  retry
+ *            mov  gs:slot+8, S1        host page - linear page
+ *     after: access at (S0, S1)
+ *     cold:  mov  $what, S1
+ *            call check                by the table, or bt_do_miss; fills the slot
+ *            jmp  after
  */
 #include "engine/bt/translate.h"
 
@@ -64,32 +65,84 @@ void tr_address(struct translation *t, const struct bt_insn *i)
                 VCPU_OFFSET(seg[0].base) + in->seg * sizeof(struct x86_segment));
 }
 
-void tr_check(struct translation *t, unsigned size, bool write, bool quiet)
+/* ---- slots ---- */
+
+#define SLOT_STACK 0u
+#define SLOT_FS    1u
+#define SLOT_FIRST 2u /* given out from here on, round and round */
+
+static unsigned slot_new(struct translation *t)
+{
+    return SLOT_FIRST + t->vm->next_slot++ % (TLB_SLOTS - SLOT_FIRST);
+}
+
+/* By the registers of the operand, within the unit; i NULL = the stack. */
+static unsigned slot_of(struct translation *t, const struct bt_insn *i)
+{
+    if (i == NULL || i->in.base == 8 * RSP)
+        return SLOT_STACK;
+    if (i->in.seg == SEG_FS)
+        return SLOT_FS;
+    if (i->in.base == RIP_OFFSET)
+        return SLOT_FIRST + ((insn_rip(t, i) + (uint64_t)(int64_t)i->in.disp) >> 12) %
+                                (TLB_SLOTS - SLOT_FIRST);
+    unsigned reg = i->in.base != ZERO_OFFSET ? i->in.base / 8 : i->in.index / 8;
+    if (reg >= 16 || i->in.seg == SEG_GS)
+        return slot_new(t);
+    if (t->slots[reg] == 0)
+        t->slots[reg] = (uint16_t)slot_new(t);
+    return t->slots[reg];
+}
+
+/* For accesses that are here today and there tomorrow. */
+static void put_check_by_table(struct translation *t, struct bt_cold *c, unsigned size, bool write)
 {
     struct emit *e = &t->e;
-    uint32_t table = (uint32_t)(VCPU_OFFSET(tlb.fast) +
-                                (reach_of(t) * 2 + write) * sizeof(((struct tlb *)0)->fast[0][0]));
-    struct bt_cold *c = &t->s->cold[t->cold_count++];
-    *c = (struct bt_cold){
-        .retry = e->at,
-        .what = size | (write ? BT_MISS_WRITE : 0) | (quiet ? BT_MISS_QUIET : 0),
-        .table = table,
-        .rip = t->i->offset,
-        .count = (uint8_t)t->uncounted,
-    };
+    c->table = (uint32_t)(VCPU_OFFSET(tlb.fast) +
+                          (reach_of(t) * 2 + write) * sizeof(((struct tlb *)0)->fast[0][0]));
     EMIT(e, 0xc4, 0x43, 0xfb, 0xf0, 0xda, 8); /* rorx $8, %r10, %r11 */
     EMIT(e, 0x41, 0x81, 0xe3);                /* and $…, %r11d */
     emit_u32(e, (TLB_FAST_ENTRIES - 1) << 4);
-    emit_gs_index(e, true, 0x03, S0, S1, table);
+    emit_gs_index(e, true, 0x03, S0, S1, c->table);
     EMIT(e, 0x49, 0x81, 0xfa); /* cmp $…, %r10 */
     emit_u32(e, MEM_PAGE_SIZE - size);
     c->patch = emit_jcc(e, 7); /* ja */
-    emit_gs_index(e, true, 0x8b, S1, S1, table + 8);
+    emit_gs_index(e, true, 0x2b, S0, S1, c->table);
+    emit_gs_index(e, true, 0x8b, S1, S1, c->table + 8);
+    c->after = e->at;
     t->host = false;
 }
 
-void tr_check_fold(struct translation *t, unsigned size, bool write)
+void tr_check(struct translation *t, const struct bt_insn *i, unsigned size, bool write, bool quiet)
 {
-    tr_check(t, size, write, false);
+    struct emit *e = &t->e;
+    uint32_t slot = ((reach_of(t) * 2 + write) * TLB_SLOTS + slot_of(t, i)) *
+                    (uint32_t)sizeof(struct tlb_fast);
+    struct bt_cold *c = &t->s->cold[t->cold_count++];
+    *c = (struct bt_cold){
+        .what = (MEM_PAGE_SIZE - size) | (write ? BT_CHECK_WRITE : 0) |
+                (quiet ? BT_CHECK_QUIET : 0) | slot << 16,
+        .stub = t->vm->stubs.check[reach_of(t)][write],
+        .rip = t->i->offset,
+        .count = (uint8_t)t->uncounted,
+    };
+    if (bt_is_scattered(t->vm, insn_rip(t, t->i))) {
+        put_check_by_table(t, c, size, write);
+        return;
+    }
+    slot += VCPU_OFFSET(tlb.slots);
+    emit_mov(e, S1, S0);
+    emit_gs(e, true, 0x03, S1, slot);
+    EMIT(e, 0x49, 0x81, 0xfb); /* cmp $…, %r11 */
+    emit_u32(e, MEM_PAGE_SIZE - size);
+    c->patch = emit_jcc(e, 7); /* ja */
+    emit_load(e, S1, slot + 8);
+    c->after = e->at;
+    t->host = false;
+}
+
+void tr_check_fold(struct translation *t, const struct bt_insn *i, unsigned size, bool write)
+{
+    tr_check(t, i, size, write, false);
     emit_lea(&t->e, true, S0, S0, S1, 0, 0);
 }

@@ -178,6 +178,7 @@ static void stats(const struct vcpu *v,
     put(context, NULL, "lookups", c->lookups);
     put(context, NULL, "fast_tlb_misses", c->misses);
     put(context, NULL, "accesses_interpreted", c->misses_elsewhere);
+    put(context, NULL, "scattered_accesses", c->scattered);
     put(context, NULL, "host_faults", c->faults);
     put(context, NULL, "cache_flushes", c->flushes);
     put(context, NULL, "interpreted_lightly", c->light);

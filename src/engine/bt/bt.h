@@ -31,13 +31,16 @@
 #define GUEST_RSP 15u
 
 #define BT_VCPUS_MAX  64
-#define BT_JUMPS      1024u /* of each reach */
+#define BT_JUMPS       4096u /* of each reach */
 #define BT_TOKENS     1024u
 #define BT_UNIT_INSNS 48u
 #define BT_UNIT_BYTES (32u << 10) /* the most that one unit can need */
 #define BT_HASH       (1u << 15)
-#define BT_LOG        512u
+#define BT_LOG         2048u
 #define BT_LOG_TOKEN  0x8000u
+#define BT_MISSES_LOOK   64  /* misses between two looks */
+#define BT_MISSES_CYCLES 600 /* of the host for each of them: more often is too often */
+#define BT_SCATTERED     (1u << 16)
 #define BT_UNITS_MAX  (1u << 20)
 
 /* What a translation depends on beside its bytes and addresses (decision 11). */
@@ -117,8 +120,9 @@ struct bt_stubs {
     void (*enter)(struct vcpu *v, const uint8_t *code);
     void (*vector_save[4])(struct vcpu *v); /* by enum bt_vector_class */
     void (*vector_load[4])(struct vcpu *v);
-    /* writable alias, for emitters: jumped to, but miss, which is called */
-    uint8_t *leave, *link, *site, *indirect, *find, *miss, *fault;
+    /* writable alias, for emitters: jumped to, but check, which is called */
+    uint8_t *leave, *link, *site, *indirect, *find, *fault;
+    uint8_t *check[TLB_FAST_REACHES][2]; /* by reach and write */
 };
 
 struct bt_vm {
@@ -140,10 +144,18 @@ struct bt_vm {
     struct bt_unit **units; /* all since the last flush, by ascending code */
     unsigned unit_count, unit_room;
     uint8_t *first, *free; /* code memory: of units, and not in use yet */
-    uint32_t next_token;
+    uint32_t next_token, next_slot;
+    uint64_t scattered[BT_SCATTERED / 64]; /* accesses, by hash of their RIP, that go by the table */
     _Atomic uint64_t generation; /* moves when any unit has gone */
     uint64_t flushes;
     bool counting; /* instructions retired are counted: exact positions, at a price */
+};
+
+/* How a slot does: when it misses too often, the access goes by the table instead. */
+struct bt_misses {
+    int32_t left; /* until it is looked at */
+    uint32_t unused;
+    uint64_t since; /* TSC of the host */
 };
 
 struct bt_jump {
@@ -154,7 +166,7 @@ struct bt_jump {
 /* v->engine_local */
 struct bt_local {
     uint64_t flags; /* the guest's arithmetic flags as PUSHFQ wrote them; other bits are noise */
-    uint64_t temp[3];
+    uint64_t temp[8];
     struct vcpu *self;
     struct bt_vm *vm;
     uint64_t miss_pc; /* return address of the miss stub */
@@ -167,11 +179,12 @@ struct bt_local {
     bool in_miss; /* what raises now is the access at miss_pc */
     uint32_t tokens[BT_TOKENS];
     struct bt_jump jumps[3][BT_JUMPS];
+    struct bt_misses slots[TLB_FAST_REACHES * 2 * TLB_SLOTS];
     unsigned filled;      /* entries of the two, in the log */
     uint16_t log[BT_LOG]; /* reach * BT_JUMPS + index, or BT_LOG_TOKEN | index */
     uint64_t count_limit; /* counting: polls leave above it */
     struct bt_counters {
-        uint64_t units, links, lookups, misses, misses_elsewhere, faults, flushes;
+        uint64_t units, links, lookups, misses, misses_elsewhere, scattered, faults, flushes;
         uint64_t interpreted[ZYDIS_MNEMONIC_MAX_VALUE + 1], light; /* light: of all these */
     } counters;
 };
@@ -211,6 +224,10 @@ void bt_count(struct vcpu *v);
 void bt_cache_fini(struct bt_vm *vm);
 uint8_t bt_key(const struct vcpu *v);
 
+/* The access at RIP has no place of its own: whether that is so; from now on. */
+bool bt_is_scattered(const struct bt_vm *vm, uint64_t rip);
+void bt_scatter(struct bt_vm *vm, struct bt_unit *u, uint64_t rip);
+
 /* ---- translate.c ---- */
 
 /* Writes u->code and all lists; u has rip, physical, key, code, pages. `page` holds its bytes; of a
@@ -237,10 +254,10 @@ void bt_vector_save(struct vcpu *v);
 void bt_vector_load(struct vcpu *v);
 extern const struct gate_ops bt_gate;
 
-/* `what` of a miss */
-#define BT_MISS_WRITE    0x100u
-#define BT_MISS_QUIET    0x200u /* masked: only what is cached is looked at */
-#define BT_MISS_REACH(r) ((uint32_t)(r) << 16)
+/* `what` of a check that its slot did not serve: 4096 - size, flags, byte offset of the slot << 16 */
+#define BT_CHECK_LIMIT 0xfffu
+#define BT_CHECK_WRITE 0x1000u
+#define BT_CHECK_QUIET 0x2000u /* masked: only what is cached is looked at */
 
 /* ---- trap.c ---- */
 int bt_trap_install(struct error *e);

@@ -186,6 +186,30 @@ void bt_code_written(void *context, gpa_t page)
         atomic_fetch_add(&vm->generation, 1);
 }
 
+static unsigned scattered_index(uint64_t rip)
+{
+    return (unsigned)((rip * 0x9e3779b97f4a7c15u) >> 48);
+}
+_Static_assert(BT_SCATTERED == 1u << 16, "the index has 16 bits");
+
+bool bt_is_scattered(const struct bt_vm *vm, uint64_t rip)
+{
+    unsigned i = scattered_index(rip);
+    return vm->scattered[i / 64] >> i % 64 & 1;
+}
+
+void bt_scatter(struct bt_vm *vm, struct bt_unit *u, uint64_t rip)
+{
+    unsigned i = scattered_index(rip);
+    interp_lock_code(vm->interp);
+    vm->scattered[i / 64] |= (uint64_t)1 << i % 64;
+    if (!u->dead) {
+        kill_unit(vm, u); /* to be made again */
+        atomic_fetch_add(&vm->generation, 1);
+    }
+    interp_unlock_code(vm->interp);
+}
+
 void bt_link(struct bt_vm *vm, struct bt_exit *x, struct bt_unit *to)
 {
     interp_lock_code(vm->interp);

@@ -6,7 +6,7 @@
 static void put_push_return(struct translation *t)
 {
     emit_lea(&t->e, true, S0, GUEST_RSP, EMIT_NO_INDEX, 0, -8);
-    tr_check_fold(t, 8, true);
+    tr_check_fold(t, NULL, 8, true);
     emit_mov_constant(&t->e, S1, insn_next_rip(t, t->i));
     tr_mark(t);
     EMIT(&t->e, 0x4d, 0x89, 0x1a); /* mov %r11, (%r10) */
@@ -22,7 +22,7 @@ static void put_target(struct translation *t)
         return;
     }
     tr_address(t, t->i);
-    tr_check(t, 8, false, false);
+    tr_check(t, t->i, 8, false, false);
     tr_mark(t);
     EMIT(&t->e, 0x4f, 0x8b, 0x14, 0x1a); /* mov (%r10, %r11), %r10 */
 }
@@ -40,7 +40,7 @@ static int32_t emit_ret(struct translation *t)
     uint32_t more = t->i->in.form == FORM_I ? (uint16_t)t->i->in.imm : 0;
     tr_save_flags(t);
     emit_mov(&t->e, S0, GUEST_RSP);
-    tr_check(t, 8, false, false);
+    tr_check(t, NULL, 8, false, false);
     tr_mark(t);
     EMIT(&t->e, 0x4f, 0x8b, 0x14, 0x1a); /* mov (%r10, %r11), %r10 */
     emit_lea(&t->e, true, GUEST_RSP, GUEST_RSP, EMIT_NO_INDEX, 0, (int32_t)(8 + more));

@@ -79,7 +79,7 @@ void emit_copy(struct translation *t)
         bool write = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
         tr_save_flags(t);
         tr_address(t, i);
-        tr_check(t, o->size / 8, write, is_masked(&i->full.insn));
+        tr_check(t, i, o->size / 8, write, is_masked(&i->full.insn));
         memory = REWRITE_PAIR;
         if (p.count > 0) {
             emit_lea(&t->e, true, S0, S0, S1, 0, 0);

@@ -191,15 +191,39 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     return go_on(v);
 }
 
+/* The slot has missed BT_MISSES_LOOK times; if in little time, the access that missed last goes by
+ * the table from now on. */
+static void look_at_slot(struct vcpu *v, struct bt_misses *m)
+{
+    struct bt_local *l = bt_local(v);
+    uint64_t now = __builtin_ia32_rdtsc();
+    bool often = now - m->since < (uint64_t)BT_MISSES_LOOK * BT_MISSES_CYCLES;
+    m->left = BT_MISSES_LOOK;
+    m->since = now;
+    if (!often)
+        return;
+    const uint8_t *pc = (const uint8_t *)(uintptr_t)l->miss_pc - 1;
+    interp_lock_code(l->vm->interp);
+    struct bt_unit *u = bt_unit_at(l->vm, pc);
+    interp_unlock_code(l->vm->interp);
+    bt_scatter(l->vm, u, u->rip + bt_mark_at(l->vm, u, pc)->rip);
+    l->counters.scattered++;
+}
+
 const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
 {
     struct bt_local *l = bt_local(v);
-    unsigned size = what & 0xff;
+    struct bt_misses *m = &l->slots[(what >> 16) / sizeof(*m)];
+    if (m->left < 0) {
+        look_at_slot(v, m);
+        return NULL;
+    }
+    unsigned size = MEM_PAGE_SIZE - (what & BT_CHECK_LIMIT);
     l->counters.misses++;
     l->in_miss = true;
     if (X86_LIKELY(x86_canonical(v, linear)) &&
-        X86_LIKELY(tlb_fast_fill(v, (enum tlb_reach)v->reach, linear, size, what & BT_MISS_WRITE,
-                                 what & BT_MISS_QUIET))) {
+        X86_LIKELY(tlb_fast_fill(v, (enum tlb_reach)v->reach, linear, size, what & BT_CHECK_WRITE,
+                                 what & BT_CHECK_QUIET))) {
         l->in_miss = false;
         return NULL;
     }

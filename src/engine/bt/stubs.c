@@ -67,25 +67,73 @@ static uint8_t *make_fault(struct emit *e)
     return start;
 }
 
-/* Called with S0 = linear address, S1 = what. C keeps RBX, RBP and R12 up. */
-static uint8_t *make_miss(struct emit *e)
+/*
+ * Called with S0 = linear address, S1 = what: looks into the table by address, and makes the slot a
+ * copy of the entry. Returns with S1 = addend, S0 as it was.
+ */
+static void put_check_by_table(struct emit *e, uint32_t table, uint8_t **miss)
+{
+    emit_store(e, RAX, LOCAL_OFFSET(temp[3]));
+    emit_store(e, RCX, LOCAL_OFFSET(temp[4]));
+    emit_store(e, RDX, LOCAL_OFFSET(temp[5]));
+    EMIT(e, 0xc4, 0xc3, 0xfb, 0xf0, 0xc2, 8, 0x25); /* rorx $8, %r10, %rax; and $…, %eax */
+    emit_u32(e, (TLB_FAST_ENTRIES - 1) << 4);
+    emit_gs_index(e, true, 0x8b, RDX, RAX, table); /* negative page */
+    emit_lea(e, true, RCX, RDX, S0, 0, 0);
+    emit_gs_index(e, true, 0x8b, RAX, RAX, table + 8); /* addend */
+    EMIT(e, 0x45, 0x89, 0xdb);                         /* mov %r11d, %r11d */
+    emit_store(e, S1, LOCAL_OFFSET(temp[6]));
+    EMIT(e, 0x41, 0x81, 0xe3); /* and $…, %r11d */
+    emit_u32(e, BT_CHECK_LIMIT);
+    EMIT(e, 0x4c, 0x39, 0xd9); /* cmp %r11, %rcx */
+    miss[0] = emit_jcc(e, 7);  /* ja */
+    emit_load(e, S1, LOCAL_OFFSET(temp[6]));
+    EMIT(e, 0x49, 0xc1, 0xeb, 16);               /* shr $16, %r11 */
+    EMIT(e, 0x65, 0x42, 0xff, 0x0c, 0x1d);       /* decl %gs:slots(%r11) */
+    emit_u32(e, LOCAL_OFFSET(slots));
+    miss[1] = emit_jcc(e, 8);                    /* js */
+    emit_gs_index(e, true, 0x89, RDX, S1, VCPU_OFFSET(tlb.slots));
+    emit_gs_index(e, true, 0x89, RAX, S1, VCPU_OFFSET(tlb.slots) + 8);
+    EMIT(e, 0x65, 0xc6, 0x04, 0x25); /* movb $1, %gs:slots_used */
+    emit_u32(e, VCPU_OFFSET(tlb.slots_used));
+    EMIT(e, 1);
+    emit_mov(e, S1, RAX);
+    emit_load(e, RAX, LOCAL_OFFSET(temp[3]));
+    emit_load(e, RCX, LOCAL_OFFSET(temp[4]));
+    emit_load(e, RDX, LOCAL_OFFSET(temp[5]));
+    EMIT(e, 0xc3);
+}
+
+/* C keeps RBX, RBP and R12 up. */
+static uint8_t *make_check(struct emit *e, unsigned reach, bool write)
 {
     static const uint8_t clobbered[] = {RAX, RCX, RDX, RSI, RDI, R8, R9};
-    uint8_t *start = e->at;
+    uint8_t *start = e->at, *miss[2];
+    put_check_by_table(e,
+                       (uint32_t)(VCPU_OFFSET(tlb.fast) +
+                                  (reach * 2 + write) * sizeof(((struct tlb *)0)->fast[0][0])),
+                       miss);
+    emit_patch(miss[0], e->at);
+    emit_patch(miss[1], e->at);
+    emit_load(e, RAX, LOCAL_OFFSET(temp[3]));
+    emit_load(e, RCX, LOCAL_OFFSET(temp[4]));
+    emit_load(e, RDX, LOCAL_OFFSET(temp[5]));
     put_write_back(e);
     emit_store(e, S0, LOCAL_OFFSET(temp[1]));
     EMIT(e, 0x58); /* pop %rax: the return address; rsp is aligned again */
     emit_store(e, RAX, LOCAL_OFFSET(miss_pc));
     emit_mov(e, RSI, S0);
-    EMIT(e, 0x44, 0x89, 0xda); /* mov %r11d, %edx */
+    emit_load(e, RDX, LOCAL_OFFSET(temp[6]));
     put_call(e, (const void *)bt_do_miss);
     EMIT(e, 0x48, 0x85, 0xc0); /* test %rax, %rax */
     uint8_t *elsewhere = emit_jcc(e, 5);
     for (unsigned n = 0; n < sizeof(clobbered); n++)
         emit_load(e, clobbered[n], gpr_offset(clobbered[n]));
     emit_load(e, S0, LOCAL_OFFSET(temp[1]));
-    EMIT(e, 0x65, 0xff, 0x24, 0x25); /* jmp *%gs:miss_pc */
+    emit_load(e, S1, LOCAL_OFFSET(temp[6]));
+    EMIT(e, 0x65, 0xff, 0x34, 0x25); /* push %gs:miss_pc */
     emit_u32(e, LOCAL_OFFSET(miss_pc));
+    emit_jmp_to(e, start);
     emit_patch(elsewhere, e->at);
     emit_mov(e, S0, RAX);
     put_reload(e);
@@ -187,7 +235,9 @@ void bt_stubs_make(struct bt_vm *vm)
     s->site = make_call(&e, (const void *)bt_do_site, S1);
     s->indirect = make_call(&e, (const void *)bt_do_indirect, S0);
     s->find = make_call(&e, (const void *)bt_do_find, S0);
-    s->miss = make_miss(&e);
+    for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++)
+        for (unsigned write = 0; write < 2; write++)
+            s->check[reach][write] = make_check(&e, reach, write);
     s->fault = make_fault(&e);
     for (unsigned class = 0; class < 4; class ++) {
         if (class == BT_VECTOR_AVX512 && !__builtin_cpu_supports("avx512f"))

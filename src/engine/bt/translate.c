@@ -267,17 +267,18 @@ void tr_site(struct translation *t, const struct bt_insn *i, bool ends)
 
 /* ---- the seldom run part ---- */
 
-static void put_miss(struct translation *t, const struct bt_cold *c)
+static void put_check_cold(struct translation *t, const struct bt_cold *c)
 {
     struct emit *e = &t->e;
     emit_patch(c->patch, e->at);
-    t->s->marks[t->mark_count++] =
-        (struct bt_mark){.host = (uint32_t)(e->at - t->u->code), .rip = c->rip, .count = c->count};
-    emit_gs_index(e, true, 0x2b, S0, S1, c->table);
+    t->s->marks[t->mark_count++] = (struct bt_mark){
+        .host = (uint32_t)(e->at - t->u->code), .rip = c->rip, .count = c->count};
+    if (c->table != 0)
+        emit_gs_index(e, true, 0x2b, S0, S1, c->table);
     EMIT(e, 0x41, 0xbb); /* mov $what, %r11d */
     emit_u32(e, c->what);
-    emit_call_to(e, t->vm->stubs.miss);
-    emit_jmp_to(e, c->retry);
+    emit_call_to(e, c->stub);
+    emit_jmp_to(e, c->after);
 }
 
 static void put_cold(struct translation *t)
@@ -285,8 +286,8 @@ static void put_cold(struct translation *t)
     for (unsigned n = 0; n < t->cold_count; n++) {
         const struct bt_cold *c = &t->s->cold[n];
         if (c->kind != COLD_EXIT) {
-            if (c->kind == COLD_MISS)
-                put_miss(t, c);
+            if (c->kind == COLD_CHECK)
+                put_check_cold(t, c);
             else
                 put_indirect_cold(t, c);
             continue;

@@ -40,15 +40,15 @@ struct bt_insn {
     int8_t memory;  /* index of the memory operand, or -1 */
 };
 
-enum bt_cold_kind { COLD_MISS, COLD_EXIT, COLD_INDIRECT };
+enum bt_cold_kind { COLD_CHECK, COLD_EXIT, COLD_INDIRECT };
 
 struct bt_cold {
     enum bt_cold_kind kind;
     uint8_t *patch;   /* rel32 that leads here */
     uint8_t *more[3]; /* of COLD_INDIRECT */
     int32_t undo;     /* of COLD_INDIRECT: what the jump has added to RSP */
-    uint8_t *retry;
-    uint32_t what, table; /* of a miss */
+    uint8_t *after, *stub; /* of a check */
+    uint32_t what, table; /* table: that has been added to S0, or 0 */
     bool host, saved, poll; /* of an exit, as in struct translation */
     uint64_t target;
     uint16_t rip;
@@ -77,6 +77,7 @@ struct translation {
     /* Where the guest's arithmetic flags are: in RFLAGS, in local->flags, or both. Neither: nobody
      * will ask, for the next thing that touches them writes them all. */
     bool host, saved;
+    uint16_t slots[16]; /* of accesses by each register; 0 = none yet */
     unsigned uncounted; /* instructions retired since the count was brought up to date */
     bool poll;          /* a way out here must poll: the instruction before was STI */
     bool done;          /* the unit has been ended */
@@ -120,11 +121,12 @@ void tr_put(struct translation *t, unsigned guest, unsigned host);
 /* S0 = linear address of the memory operand; S1 is lost. RFLAGS too when FS or GS is its segment.
  */
 void tr_address(struct translation *t, const struct bt_insn *i);
-/* S0 = a linear address -> S0 = offset in page, S1 = host page; leaves when it cannot be served.
- * The flags have been saved. */
-void tr_check(struct translation *t, unsigned size, bool write, bool quiet);
+/* S0 = the linear address of i's operand, or of the stack (i NULL) -> S1 = what must be added for
+ * the host's; leaves when it cannot be served. The flags have been saved. */
+void tr_check(struct translation *t, const struct bt_insn *i, unsigned size, bool write,
+              bool quiet);
 /* The same, with the host address in S0 and S1 free. */
-void tr_check_fold(struct translation *t, unsigned size, bool write);
+void tr_check_fold(struct translation *t, const struct bt_insn *i, unsigned size, bool write);
 
 /* ---- rewrite.c ---- */
 enum rewrite_memory { REWRITE_NONE, REWRITE_PAIR, REWRITE_S0 };
