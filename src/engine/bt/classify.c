@@ -296,6 +296,12 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
     } else if (may_copy(key, i)) {
         i->kind = KIND_COPY;
         return;
+    } else if (zi->mnemonic == ZYDIS_MNEMONIC_SWAPGS && (key & BT_KEY_REACH) != REACH_USER) {
+        i->kind = KIND_SWAPGS;
+        return;
+    } else if (zi->mnemonic == ZYDIS_MNEMONIC_PUSHFQ) {
+        i->kind = KIND_PUSHF;
+        return;
     } else if ((zi->mnemonic == ZYDIS_MNEMONIC_CLI || zi->mnemonic == ZYDIS_MNEMONIC_STI) &&
                (key & BT_KEY_REACH) != REACH_USER) {
         i->kind = zi->mnemonic == ZYDIS_MNEMONIC_CLI ? KIND_CLI : KIND_STI;

@@ -13,10 +13,48 @@ static void put_byte(struct emit *e, unsigned operation, uint32_t offset, uint8_
 #define BYTE_OR  1u
 #define BYTE_AND 4u
 
+static void put_swapgs(struct emit *e)
+{
+    uint32_t base = (uint32_t)(VCPU_OFFSET(seg[0].base) + SEG_GS * sizeof(struct x86_segment));
+    emit_load(e, S0, base);
+    emit_load(e, S1, VCPU_OFFSET(kernel_gs_base));
+    emit_store(e, S0, VCPU_OFFSET(kernel_gs_base));
+    emit_store(e, S1, base);
+}
+
+/* Arithmetic flags from where they were saved, the others from the vCPU; RF and VM are pushed as 0
+ * (SDM 2B PUSHF). */
+static void put_pushf(struct translation *t)
+{
+    struct emit *e = &t->e;
+    emit_lea(e, true, S0, GUEST_RSP, EMIT_NO_INDEX, 0, -8);
+    tr_check_fold(t, NULL, 8, true);
+    emit_load(e, S1, LOCAL_OFFSET(flags));
+    EMIT(e, 0x41, 0x81, 0xe3); /* and $…, %r11d */
+    emit_u32(e, FLAGS_ARITHMETIC);
+    emit_store(e, RAX, LOCAL_OFFSET(temp[7]));
+    emit_load(e, RAX, VCPU_OFFSET(rflags));
+    EMIT(e, 0x25); /* and $…, %eax */
+    emit_u32(e, ~(FLAGS_ARITHMETIC | FLAG_RF | FLAG_VM));
+    EMIT(e, 0x41, 0x09, 0xc3); /* or %eax, %r11d */
+    emit_load(e, RAX, LOCAL_OFFSET(temp[7]));
+    tr_mark(t);
+    EMIT(e, 0x4d, 0x89, 0x1a); /* mov %r11, (%r10) */
+    emit_lea(e, true, GUEST_RSP, GUEST_RSP, EMIT_NO_INDEX, 0, -8);
+}
+
 void emit_system(struct translation *t)
 {
     uint32_t second = VCPU_OFFSET(rflags) + 1;
+    if (t->i->kind == KIND_SWAPGS) {
+        put_swapgs(&t->e);
+        return;
+    }
     tr_save_flags(t);
+    if (t->i->kind == KIND_PUSHF) {
+        put_pushf(t);
+        return;
+    }
     switch (t->i->full.insn.mnemonic) {
     case ZYDIS_MNEMONIC_CLI:
         put_byte(&t->e, BYTE_AND, second, (uint8_t) ~(FLAG_IF >> 8));

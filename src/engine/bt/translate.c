@@ -401,7 +401,7 @@ static void plan_entry(struct translation *t, bool *host, bool *saved)
     *host = *saved = false;
     for (unsigned n = 0; n < t->s->count; n++) {
         const struct bt_insn *i = &t->s->insns[n];
-        if (i->kind == KIND_SKIP || i->kind == KIND_LEA)
+        if (i->kind == KIND_SKIP || i->kind == KIND_LEA || i->kind == KIND_SWAPGS)
             continue;
         if (i->kind == KIND_JCC || (i->kind == KIND_COPY && i->memory < 0 && i->flags_in)) {
             *host = true;
@@ -480,6 +480,8 @@ static void put_insn(struct translation *t)
     case KIND_CLI:
     case KIND_STI:
     case KIND_CLD:
+    case KIND_SWAPGS:
+    case KIND_PUSHF:
         emit_system(t);
         break;
     default:

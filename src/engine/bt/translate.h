@@ -23,6 +23,8 @@ enum bt_kind {
     KIND_RET,
     KIND_CLI,
     KIND_STI,
+    KIND_SWAPGS,
+    KIND_PUSHF,
     KIND_CLD,
 };
 
