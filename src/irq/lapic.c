@@ -99,7 +99,7 @@ void lapic_fire_lvt_locked(struct lapic *l, enum lapic_lvt which)
         lapic_set_irr_locked(l, (uint8_t)lvt, level);
         break;
     case APIC_NMI:
-        vcpu_request(l->vcpu, VCPU_REQUEST_NMI);
+        vcpu_request_nmi(l->vcpu);
         break;
     case APIC_INIT:
         vcpu_request(l->vcpu, VCPU_REQUEST_INIT);
@@ -124,7 +124,7 @@ void lapic_set_lint(struct lapic *l, unsigned pin, bool level)
     l->lint[pin] = level;
     if (!(l->base & BASE_ENABLE)) {
         if (pin == 1 && rose) /* the NMI pin */
-            vcpu_request(l->vcpu, VCPU_REQUEST_NMI);
+            vcpu_request_nmi(l->vcpu);
     } else if (rose) {
         uint32_t lvt = l->lvt[LVT_LINT0 + pin];
         if (LVT_MODE(lvt) == APIC_FIXED && (lvt & LVT_LEVEL))
@@ -243,7 +243,7 @@ bool lapic_deliver(struct lapic *l, const struct apic_message *m)
         lapic_update_locked(l);
         break;
     case APIC_NMI:
-        vcpu_request(l->vcpu, VCPU_REQUEST_NMI);
+        vcpu_request_nmi(l->vcpu);
         break;
     case APIC_INIT:
         vcpu_request(l->vcpu, VCPU_REQUEST_INIT);

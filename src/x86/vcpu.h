@@ -48,12 +48,13 @@ struct x86_table_register { /* GDTR, IDTR */
 /* What waits for the vCPU; acted on at the next instruction boundary. */
 enum vcpu_request_bit {
     VCPU_REQUEST_INTR = 1 << 0, /* the interrupt controller has a vector for it (a level) */
-    VCPU_REQUEST_NMI = 1 << 1,  /* an edge, cleared when taken */
+    VCPU_REQUEST_NMI = 1 << 1,  /* an edge, cleared when taken; vcpu_request_nmi */
     VCPU_REQUEST_INIT = 1 << 2,
     VCPU_REQUEST_SIPI = 1 << 3,
     VCPU_REQUEST_STOP = 1 << 4,      /* leave run() with EXIT_REQUEST */
     VCPU_REQUEST_CODE = 1 << 5,      /* code pages were written by others; see tlb.h/engine */
     VCPU_REQUEST_LIMIT = 1 << 6,     /* the instruction limit of run() may have moved closer */
+    VCPU_REQUEST_NMI_NEXT = 1 << 7,  /* another NMI behind REQUEST_NMI: vcpu_request_nmi */
     VCPU_REQUEST_SLEEPING = 1 << 30, /* only while in vcpu_wait: a request must wake it */
 };
 
@@ -219,6 +220,11 @@ void vcpu_update_mode(struct vcpu *v);
 /* Any thread: sets bits and wakes the vCPU if it sleeps in vcpu_wait. */
 void vcpu_request(struct vcpu *v, uint32_t bits);
 void vcpu_request_clear(struct vcpu *v, uint32_t bits);
+/* Any thread: an NMI. While none is in service two are kept, for the first would have been taken
+ * before the second came; behind one in service one is latched (SDM 3A 6.7.1). */
+void vcpu_request_nmi(struct vcpu *v);
+/* IRET. */
+void vcpu_unblock_nmi(struct vcpu *v);
 /* The vCPU's thread: sleeps until (requests & wanted) is not zero, at most timeout_ns. */
 void vcpu_wait(struct vcpu *v, uint32_t wanted, uint64_t timeout_ns);
 
