@@ -376,7 +376,7 @@ void lapic_reset(struct lapic *l, bool init)
 {
     pthread_mutex_lock(&l->lock);
     if (!init)
-        l->base = LAPIC_PAGE | BASE_ENABLE | (l->vcpu->id == 0 ? BASE_BSP : 0);
+        lapic_set_base_locked(l, X86_APIC_PAGE | BASE_ENABLE | (l->vcpu->id == 0 ? BASE_BSP : 0));
     lapic_reset_locked(l);
     if (!init && l->vcpu->id == 0)
         l->lvt[LVT_LINT0] = APIC_EXTINT << 8;
@@ -465,6 +465,7 @@ static void state_loaded(void *object)
 {
     struct lapic *l = object;
     pthread_mutex_lock(&l->lock);
+    lapic_set_base_locked(l, l->base);
     lapic_timer_rearm_locked(l);
     lapic_update_locked(l);
     pthread_mutex_unlock(&l->lock);

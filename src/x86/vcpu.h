@@ -132,6 +132,8 @@ struct x86_platform {
     void *paravirt_context;
 };
 
+#define X86_APIC_PAGE 0xfee00000ull /* the local APIC's after reset (SDM 3A 10.4.1) */
+
 #define VCPU_NAME_MAX        64
 #define VCPU_UNSUPPORTED_MAX 16
 #define VCPU_ENGINE_LOCAL    (320u << 10)
@@ -187,6 +189,9 @@ struct vcpu {
 
     /* Wiring. */
     unsigned id; /* APIC ID */
+    /* Where APIC_BASE has moved the local APIC's page, | 1; 0 = at X86_APIC_PAGE. The TLB is
+     * flushed when it changes. */
+    uint64_t apic_moved;
     struct x86_platform *platform;
     const struct vcpu_irq_ops *irq;
     void *irq_context;

@@ -35,9 +35,9 @@ static int setup(void **state)
     rig_irq(&rig);
     for (unsigned i = 0; i < RIG_CPUS; i++) {
         uint64_t base;
-        rig_write(&rig, i, LAPIC_PAGE + 0xf0, 0x1ff);
-        rig_write(&rig, i, LAPIC_PAGE + 0xe0, model == FLAT ? UINT32_MAX : 0x0fffffff);
-        rig_write(&rig, i, LAPIC_PAGE + 0xd0,
+        rig_write(&rig, i, X86_APIC_PAGE + 0xf0, 0x1ff);
+        rig_write(&rig, i, X86_APIC_PAGE + 0xe0, model == FLAT ? UINT32_MAX : 0x0fffffff);
+        rig_write(&rig, i, X86_APIC_PAGE + 0xd0,
                   model == FLAT ? 1u << (24 + i) : (i / 2) << 28 | 1u << (24 + i % 2));
         assert_true(msr_read(rig.cpu[i], MSR_APIC_BASE, &base));
         if (model == X2APIC)
@@ -57,8 +57,8 @@ static void send(enum model model, unsigned from, uint32_t destination, uint32_t
     if (model == X2APIC) {
         assert_true(msr_write(rig.cpu[from], 0x830, (uint64_t)destination << 32 | low));
     } else {
-        rig_write(&rig, from, LAPIC_PAGE + 0x310, destination << 24);
-        rig_write(&rig, from, LAPIC_PAGE + 0x300, low);
+        rig_write(&rig, from, X86_APIC_PAGE + 0x310, destination << 24);
+        rig_write(&rig, from, X86_APIC_PAGE + 0x300, low);
     }
 }
 
@@ -74,7 +74,7 @@ static unsigned who_got(enum model model, int vector)
             if (model == X2APIC)
                 msr_write(rig.cpu[i], 0x80b, 0);
             else
-                rig_write(&rig, i, LAPIC_PAGE + 0xb0, 0);
+                rig_write(&rig, i, X86_APIC_PAGE + 0xb0, 0);
         }
         vcpu_request_clear(rig.cpu[i], VCPU_REQUEST_NMI | VCPU_REQUEST_NMI_NEXT);
     }
@@ -135,7 +135,7 @@ static void set_tpr(enum model model, unsigned cpu, uint32_t tpr)
     if (model == X2APIC)
         assert_true(msr_write(rig.cpu[cpu], 0x808, tpr));
     else
-        rig_write(&rig, cpu, LAPIC_PAGE + 0x80, tpr);
+        rig_write(&rig, cpu, X86_APIC_PAGE + 0x80, tpr);
 }
 
 /* One of those addressed; of equals the first. */
@@ -168,12 +168,12 @@ static void disabled_ones(void **state)
     if (model == X2APIC)
         assert_true(msr_write(rig.cpu[1], 0x80f, 0xff));
     else
-        rig_write(&rig, 1, LAPIC_PAGE + 0xf0, 0xff);
+        rig_write(&rig, 1, X86_APIC_PAGE + 0xf0, 0xff);
     send(model, 0, 0, OTHERS | VECTOR);
     assert_int_equal(who_got(model, VECTOR), 12);
     send(model, 0, 0, OTHERS | APIC_NMI << 8);
     assert_int_equal(who_got(model, -1), 14);
-    assert_true(msr_write(rig.cpu[1], MSR_APIC_BASE, LAPIC_PAGE));
+    assert_true(msr_write(rig.cpu[1], MSR_APIC_BASE, X86_APIC_PAGE));
     send(model, 0, 0, OTHERS | APIC_NMI << 8);
     assert_int_equal(who_got(model, -1), 12);
 }
