@@ -147,6 +147,8 @@ void lapic_write_svr_locked(struct lapic *l, uint32_t value);
 void lapic_reset_locked(struct lapic *l);
 void lapic_eoi(struct lapic *l); /* takes the locks it needs */
 void lapic_send_icr(struct lapic *l, uint64_t icr);
+int64_t lapic_send_ipis(void *context, const uint64_t who[2], unsigned width, uint64_t first,
+                        uint64_t icr); /* vcpu.h */
 
 void lapic_timer_fire(void *lapic);
 void lapic_timer_reset_locked(struct lapic *l);

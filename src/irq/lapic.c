@@ -429,6 +429,7 @@ const struct vcpu_irq_ops lapic_vcpu_ops = {
     .init = init_signal,
     .tsc_moved = tsc_moved,
     .apic_enabled = apic_enabled,
+    .send_ipis = lapic_send_ipis,
 };
 
 /* ---- Saved state */

@@ -10,6 +10,8 @@
  */
 #include "irq/internal.h"
 
+#include <errno.h>
+
 /* Numbers of the registers: MSR - 0x800, page offset / 16. */
 enum lapic_register {
     REG_ID = 0x02,
@@ -202,6 +204,26 @@ void lapic_send_icr(struct lapic *l, uint64_t icr)
         m.logical = false;
         irq_deliver(l->irq, &m, (icr >> 18 & 3) == 3 ? l : NULL);
     }
+}
+
+int64_t lapic_send_ipis(void *context, const uint64_t who[2], unsigned width, uint64_t first,
+                        uint64_t icr)
+{
+    struct lapic *l = context;
+    struct apic_message m;
+    int64_t count = 0;
+
+    if ((icr & ~(uint64_t)(ICR_WRITABLE & ~(ICR_LOGICAL | 3u << 18))) != 0)
+        return -EINVAL;
+    if (first < l->irq->lapic_count && !icr_message(l, icr, &m))
+        return -EINVAL;
+    for (uint64_t id = first; id < l->irq->lapic_count && id - first < 2 * width; id++) {
+        unsigned n = (unsigned)(id - first);
+        m.destination = (uint32_t)id;
+        if (who[n / width] >> n % width & 1)
+            count += irq_deliver(l->irq, &m, NULL);
+    }
+    return count;
 }
 
 /* ---- The page */

@@ -110,6 +110,10 @@ struct vcpu_irq_ops {
     void (*tsc_moved)(void *context);
     /* IA32_APIC_BASE enables the local APIC: CPUID shows it. NULL = always. */
     bool (*apic_enabled)(void *context);
+    /* KVM_HC_SEND_IPI: `icr` to the APIC IDs first + n for each bit n of who[0] (`width` bits),
+     * then who[1]. How many took it, or -EINVAL. NULL = not offered. */
+    int64_t (*send_ipis)(void *context, const uint64_t who[2], unsigned width, uint64_t first,
+                         uint64_t icr);
 };
 
 /* Hooks of what the machine offers beside the processor (kvmclock, steal time), on v's thread. */
@@ -254,6 +258,9 @@ void x86_deliver_interrupt(struct vcpu *v, uint8_t vector);
 /* INT n, INT3, INTO, INT1: with the DPL checks of software interrupts. next_rip is pushed. Raises
  * (so the caller unwinds) on faults in delivery. */
 void x86_software_interrupt(struct vcpu *v, uint8_t vector, uint64_t next_rip, bool int1);
+
+/* VMCALL, VMMCALL: what RAX becomes (hypercall.c). */
+int64_t x86_hypercall(struct vcpu *v);
 
 /* What run() does at an instruction boundary when `requests` or debug_pending is not zero: takes at
  * most one event by the priorities of SDM 3A 6.9. Returns EXIT_NONE to go on, or the reason to

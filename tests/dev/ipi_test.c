@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
+
 #include "irq/internal.h"
 #include "rig.h"
 
@@ -184,6 +186,27 @@ static void self_register(void **state)
     assert_int_equal(who_got(X2APIC, VECTOR), 8);
 }
 
+/* KVM_HC_SEND_IPI, as the local APIC answers it. */
+static void by_hypercall(void **state)
+{
+    enum model model = *(enum model *)*state;
+    struct vcpu *v = rig.cpu[0];
+    const uint64_t some[2] = {5, 0}, high[2] = {0, 3}, all[2] = {UINT64_MAX, UINT64_MAX};
+    int64_t (*send_ipis)(void *, const uint64_t *, unsigned, uint64_t, uint64_t) =
+        v->irq->send_ipis;
+
+    assert_int_equal(send_ipis(v->irq_context, some, 64, 1, VECTOR), 2);
+    assert_int_equal(who_got(model, VECTOR), 10);
+    assert_int_equal(send_ipis(v->irq_context, all, 64, 0, APIC_NMI << 8), 4);
+    assert_int_equal(who_got(model, -1), 15);
+    assert_int_equal(send_ipis(v->irq_context, high, 32, 0, VECTOR), 0); /* IDs 32 and 33 */
+    assert_int_equal(send_ipis(v->irq_context, all, 64, UINT32_MAX, VECTOR), 0);
+    assert_int_equal(send_ipis(v->irq_context, all, 64, UINT64_MAX, VECTOR), 0);
+    assert_int_equal(send_ipis(v->irq_context, all, 64, 0, ALL | VECTOR), -EINVAL);
+    assert_int_equal(send_ipis(v->irq_context, all, 64, 0, LOGICAL | VECTOR), -EINVAL);
+    assert_int_equal(who_got(model, VECTOR), 0);
+}
+
 int main(void)
 {
     static enum model models[MODELS] = {FLAT, CLUSTER, X2APIC};
@@ -200,6 +223,8 @@ int main(void)
         TEST("x2apic_lowest_priority", lowest_priority, X2APIC),
         TEST("xapic_disabled", disabled_ones, FLAT),
         TEST("x2apic_disabled", disabled_ones, X2APIC),
+        TEST("xapic_hypercall", by_hypercall, FLAT),
+        TEST("x2apic_hypercall", by_hypercall, X2APIC),
         TEST("x2apic_self", self_register, X2APIC),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
