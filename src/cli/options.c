@@ -108,6 +108,11 @@ const struct cli_option cli_run_options[] = {
      .kind = CLI_SWITCH,
      .offset = MEMBER(machine.debug_exit),
      .help = "a write of V to port 0xf4 ends with status (V << 1) | 1"},
+    {.name = "test-device",
+     .kind = CLI_SWITCH,
+     .offset = MEMBER(machine.test_device),
+     .help = "a device for test guests, as QEMU's pc-testdev: ports 0xe0, 0xe4, 0x2000, memory at "
+             "0xff000000"},
     {.name = "stats",
      .kind = CLI_OPTIONAL_FILE,
      .value = "FILE",

@@ -26,8 +26,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <time.h>
+
+#include "base/thread.h"
 
 #define NS_PER_S 1000000000u
 
@@ -146,7 +147,7 @@ static void *timer_thread(void *context)
 {
     struct vm_clock *c = context;
     pthread_setname_np(pthread_self(), "clock");
-    prctl(PR_SET_TIMERSLACK, 1ul); /* ns; the default lets every timer be 50 us late */
+    thread_prompt();
     pthread_mutex_lock(&c->lock);
     while (!c->quit) {
         if (!fire_one_locked(c))

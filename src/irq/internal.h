@@ -86,7 +86,6 @@ enum lapic_lvt { LVT_TIMER, LVT_THERMAL, LVT_PERFORMANCE, LVT_LINT0, LVT_LINT1, 
 #define TIMER_ONE_SHOT   (0u << 17)
 #define TIMER_PERIODIC   (1u << 17)
 #define TIMER_DEADLINE   (2u << 17)
-#define LAPIC_PAGE       0xfee00000ull
 #define SVR_ENABLE       (1u << 8)
 #define SVR_NO_BROADCAST (1u << 12)
 #define BASE_BSP         (1u << 8)
@@ -137,6 +136,7 @@ static inline bool lapic_is_x2apic(const struct lapic *l)
 {
     return (l->base & (BASE_ENABLE | BASE_X2APIC)) == (BASE_ENABLE | BASE_X2APIC);
 }
+void lapic_set_base_locked(struct lapic *l, uint64_t base);
 void lapic_update_locked(struct lapic *l); /* VCPU_REQUEST_INTR */
 uint8_t lapic_ppr_locked(const struct lapic *l);
 void lapic_set_irr_locked(struct lapic *l, uint8_t vector, bool level);
@@ -147,6 +147,8 @@ void lapic_write_svr_locked(struct lapic *l, uint32_t value);
 void lapic_reset_locked(struct lapic *l);
 void lapic_eoi(struct lapic *l); /* takes the locks it needs */
 void lapic_send_icr(struct lapic *l, uint64_t icr);
+int64_t lapic_send_ipis(void *context, const uint64_t who[2], unsigned width, uint64_t first,
+                        uint64_t icr); /* vcpu.h */
 
 void lapic_timer_fire(void *lapic);
 void lapic_timer_reset_locked(struct lapic *l);

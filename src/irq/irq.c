@@ -29,7 +29,7 @@ static int wire(struct irq *irq, struct bus *bus, struct msr_table *msrs, struct
     if (err == 0)
         err = ioapic_init(&irq->ioapic, irq, bus, e);
     if (err == 0)
-        err = bus_add(bus, BUS_MMIO, "lapic", LAPIC_PAGE, 0x1000, &lapic_page_ops, irq, NULL, e);
+        err = bus_add(bus, BUS_MMIO, "lapic", X86_APIC_PAGE, 0x1000, &lapic_page_ops, irq, NULL, e);
     if (err == 0)
         err = lapic_register_msrs(irq, msrs, e);
     return err;

@@ -99,7 +99,7 @@ void lapic_fire_lvt_locked(struct lapic *l, enum lapic_lvt which)
         lapic_set_irr_locked(l, (uint8_t)lvt, level);
         break;
     case APIC_NMI:
-        vcpu_request(l->vcpu, VCPU_REQUEST_NMI);
+        vcpu_request_nmi(l->vcpu);
         break;
     case APIC_INIT:
         vcpu_request(l->vcpu, VCPU_REQUEST_INIT);
@@ -124,7 +124,7 @@ void lapic_set_lint(struct lapic *l, unsigned pin, bool level)
     l->lint[pin] = level;
     if (!(l->base & BASE_ENABLE)) {
         if (pin == 1 && rose) /* the NMI pin */
-            vcpu_request(l->vcpu, VCPU_REQUEST_NMI);
+            vcpu_request_nmi(l->vcpu);
     } else if (rose) {
         uint32_t lvt = l->lvt[LVT_LINT0 + pin];
         if (LVT_MODE(lvt) == APIC_FIXED && (lvt & LVT_LEVEL))
@@ -243,7 +243,7 @@ bool lapic_deliver(struct lapic *l, const struct apic_message *m)
         lapic_update_locked(l);
         break;
     case APIC_NMI:
-        vcpu_request(l->vcpu, VCPU_REQUEST_NMI);
+        vcpu_request_nmi(l->vcpu);
         break;
     case APIC_INIT:
         vcpu_request(l->vcpu, VCPU_REQUEST_INIT);
@@ -376,7 +376,7 @@ void lapic_reset(struct lapic *l, bool init)
 {
     pthread_mutex_lock(&l->lock);
     if (!init)
-        l->base = LAPIC_PAGE | BASE_ENABLE | (l->vcpu->id == 0 ? BASE_BSP : 0);
+        lapic_set_base_locked(l, X86_APIC_PAGE | BASE_ENABLE | (l->vcpu->id == 0 ? BASE_BSP : 0));
     lapic_reset_locked(l);
     if (!init && l->vcpu->id == 0)
         l->lvt[LVT_LINT0] = APIC_EXTINT << 8;
@@ -429,6 +429,7 @@ const struct vcpu_irq_ops lapic_vcpu_ops = {
     .init = init_signal,
     .tsc_moved = tsc_moved,
     .apic_enabled = apic_enabled,
+    .send_ipis = lapic_send_ipis,
 };
 
 /* ---- Saved state */
@@ -465,6 +466,7 @@ static void state_loaded(void *object)
 {
     struct lapic *l = object;
     pthread_mutex_lock(&l->lock);
+    lapic_set_base_locked(l, l->base);
     lapic_timer_rearm_locked(l);
     lapic_update_locked(l);
     pthread_mutex_unlock(&l->lock);

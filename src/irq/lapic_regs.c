@@ -4,12 +4,13 @@
  * MSRs (10.12), IA32_APIC_BASE (10.4.3, 10.12.5) and IA32_TSC_DEADLINE (10.5.4.1), and the
  * interrupt command register (10.6).
  *
- * The page stays at 0xfee00000: APIC_BASE takes another address, and then no page answers
- * (docs/quirks.md).
+ * The bus has the page at X86_APIC_PAGE; where APIC_BASE has moved it, the vCPU's TLB leads there.
  *
  * Threads: the vCPU's own, each function takes the local APIC's lock. The guest controls all.
  */
 #include "irq/internal.h"
+
+#include <errno.h>
 
 /* Numbers of the registers: MSR - 0x800, page offset / 16. */
 enum lapic_register {
@@ -205,12 +206,31 @@ void lapic_send_icr(struct lapic *l, uint64_t icr)
     }
 }
 
+int64_t lapic_send_ipis(void *context, const uint64_t who[2], unsigned width, uint64_t first,
+                        uint64_t icr)
+{
+    struct lapic *l = context;
+    struct apic_message m;
+    int64_t count = 0;
+
+    if ((icr & ~(uint64_t)(ICR_WRITABLE & ~(ICR_LOGICAL | 3u << 18))) != 0)
+        return -EINVAL;
+    if (first < l->irq->lapic_count && !icr_message(l, icr, &m))
+        return -EINVAL;
+    for (uint64_t id = first; id < l->irq->lapic_count && id - first < 2 * width; id++) {
+        unsigned n = (unsigned)(id - first);
+        m.destination = (uint32_t)id;
+        if (who[n / width] >> n % width & 1)
+            count += irq_deliver(l->irq, &m, NULL);
+    }
+    return count;
+}
+
 /* ---- The page */
 
 static bool page_answers(const struct lapic *l)
 {
-    return (l->base & (BASE_ENABLE | BASE_X2APIC)) == BASE_ENABLE &&
-           (l->base & ~0xfffull) == LAPIC_PAGE;
+    return (l->base & (BASE_ENABLE | BASE_X2APIC)) == BASE_ENABLE;
 }
 
 /* Registers are 32 bits wide and 16 bytes apart; what lies between reads as zero. */
@@ -348,6 +368,18 @@ static bool base_move_legal(uint64_t from, uint64_t to)
     return !enable || !(from & BASE_X2APIC);
 }
 
+/* On the vCPU's thread, or while it does not run. Only a page that answers is led to. */
+void lapic_set_base_locked(struct lapic *l, uint64_t base)
+{
+    uint64_t page = base & ~0xfffull;
+    bool moved = (base & (BASE_ENABLE | BASE_X2APIC)) == BASE_ENABLE && page != X86_APIC_PAGE;
+    uint64_t before = l->vcpu->apic_moved;
+    l->base = base;
+    l->vcpu->apic_moved = moved ? page | 1 : 0;
+    if (l->vcpu->apic_moved != before)
+        tlb_flush_all(l->vcpu);
+}
+
 static bool base_write(void *irq, struct vcpu *v, uint32_t index, uint64_t value)
 {
     struct lapic *l = lapic_of(irq, v);
@@ -358,7 +390,7 @@ static bool base_write(void *irq, struct vcpu *v, uint32_t index, uint64_t value
     bool good = base_move_legal(l->base, value);
     if (good) {
         bool disable = (l->base & BASE_ENABLE) && !(value & BASE_ENABLE);
-        l->base = value;
+        lapic_set_base_locked(l, value);
         if (disable)
             lapic_reset_locked(l);
         lapic_update_locked(l);

@@ -47,6 +47,7 @@ struct machine_config {
     const char *console; /* as console_create takes it */
     enum clock_source clock;
     bool debug_exit;
+    bool test_device;
     enum machine_action on_reset, on_triple_fault;
 };
 

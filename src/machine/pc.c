@@ -20,6 +20,7 @@
 #include "dev/pvpanic.h"
 #include "dev/reset.h"
 #include "dev/rtc.h"
+#include "dev/test_device.h"
 #include "dev/uart.h"
 #include "engine/gate.h"
 #include "x86/kvmclock.h"
@@ -187,6 +188,15 @@ static int add_chipset(struct pc *pc, struct machine_sink sink, struct error *e)
     return rc;
 }
 
+static int add_test_device(struct pc *pc, struct error *e)
+{
+    struct irq_line lines[IRQ_LINES];
+
+    for (unsigned n = 0; n < IRQ_LINES; n++)
+        lines[n] = irq_line_of(pc->irq, n);
+    return test_device_create(&pc->test_device, &pc->bus, lines, e);
+}
+
 static int add_devices(struct pc *pc, struct machine_sink sink, struct error *e)
 {
     struct bus *bus = &pc->bus;
@@ -201,6 +211,8 @@ static int add_devices(struct pc *pc, struct machine_sink sink, struct error *e)
         rc = pvpanic_create(&pc->pvpanic, bus, sink, e);
     if (rc == 0 && pc->config->debug_exit)
         rc = debug_exit_create(&pc->debug_exit, bus, sink, e);
+    if (rc == 0 && pc->config->test_device)
+        rc = add_test_device(pc, e);
     return rc;
 }
 
@@ -265,6 +277,8 @@ int pc_reset(struct pc *pc, struct error *e)
     i8042_reset(pc->i8042);
     reset_reset(pc->reset);
     acpi_pm_reset(pc->acpi_pm);
+    if (pc->test_device != NULL)
+        test_device_reset(pc->test_device);
     irq_reset(pc->irq); /* last: it drops what the devices raised on their way */
     return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e);
 }
@@ -274,6 +288,7 @@ int pc_destroy(struct pc *pc, struct error *e)
     debugcon_destroy(pc->debugcon);
     uart_destroy(pc->uart);
     int rc = console_destroy(pc->console, CONSOLE_FLUSH_MS, e);
+    test_device_destroy(pc->test_device);
     debug_exit_destroy(pc->debug_exit);
     pvpanic_destroy(pc->pvpanic);
     fw_cfg_destroy(pc->fw_cfg);

@@ -41,6 +41,7 @@ struct pc {
     struct acpi_pm *acpi_pm;
     struct pvpanic *pvpanic;
     struct debug_exit *debug_exit;
+    struct test_device *test_device;
     struct debugcon *debugcon;
     struct fw_cfg *fw_cfg;
     struct kvmclock *kvmclock;

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/thread.h"
 #include "machine/internal.h"
 
 uint64_t machine_host_ns(void)
@@ -121,6 +122,7 @@ static void *vcpu_main(void *context)
 {
     struct machine_thread *t = context;
 
+    thread_prompt(); /* out of HLT */
     while (machine_thread_may_run(t))
         run_once(t->machine, t->vcpu);
     return NULL;

@@ -39,7 +39,9 @@ static void take_debug_trap(struct vcpu *v)
 
 static void take_nmi(struct vcpu *v)
 {
-    vcpu_request_clear(v, VCPU_REQUEST_NMI);
+    uint32_t before = atomic_fetch_and(&v->requests, ~(VCPU_REQUEST_NMI | VCPU_REQUEST_NMI_NEXT));
+    if (before & VCPU_REQUEST_NMI_NEXT)
+        vcpu_request_nmi(v);
     v->nmi_blocked = true;
     v->counters.exits[EXIT_NMI]++;
     x86_deliver_interrupt(v, VECTOR_NMI);
@@ -56,7 +58,8 @@ static void take_interrupt(struct vcpu *v)
     x86_deliver_interrupt(v, (uint8_t)vector);
 }
 
-/* At most one; MOV SS holds debug traps and NMIs as well as interrupts, STI interrupts only. */
+/* At most one; MOV SS holds debug traps, NMIs and interrupts, STI the latter two (SDM 2B STI: NMIs
+ * may also be inhibited; then a handler never returns to the HLT of STI, HLT). */
 static void take_one(struct vcpu *v)
 {
     bool after_mov_ss = v->interrupt_shadow && v->shadow_blocks_debug;
@@ -73,7 +76,7 @@ static void take_one(struct vcpu *v)
         take_debug_trap(v);
         return;
     }
-    if ((requests & VCPU_REQUEST_NMI) && !v->nmi_blocked && !after_mov_ss) {
+    if ((requests & VCPU_REQUEST_NMI) && !v->nmi_blocked && !v->interrupt_shadow) {
         take_nmi(v);
         return;
     }

@@ -80,7 +80,7 @@ void x86_real_iret(struct vcpu *v, unsigned size)
         if ((v->rflags & FLAG_IOPL) != FLAG_IOPL)
             x86_raise_gp0(v);
     }
-    v->nmi_blocked = false; /* even if this IRET faults (SDM 3C 27.2.3, "NMI unblocking") */
+    vcpu_unblock_nmi(v); /* even if this IRET faults (SDM 3C 27.2.3, "NMI unblocking") */
     x86_stack_current(v, &stack, 0);
     uint64_t rip = x86_stack_pop(v, &stack, size);
     uint16_t cs = x86_stack_pop_selector(v, &stack, size);

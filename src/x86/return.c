@@ -124,7 +124,7 @@ void x86_iret(struct vcpu *v, unsigned size, uint64_t next_rip)
         x86_real_iret(v, size);
         return;
     }
-    v->nmi_blocked = false; /* even if this IRET faults (SDM 3C 27.2.3, "NMI unblocking") */
+    vcpu_unblock_nmi(v); /* even if this IRET faults (SDM 3C 27.2.3, "NMI unblocking") */
     if ((v->rflags & FLAG_NT) && v->long_mode)
         x86_raise_gp0(v);
     if (v->rflags & FLAG_NT) {

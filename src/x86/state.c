@@ -86,7 +86,9 @@ static const struct field vcpu_fields[] = {
 #define FLAGS_KNOWN                                                                              \
     (FLAGS_ARITHMETIC | FLAG_ONE | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_RF | \
      FLAG_VM | FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID)
-#define REQUESTS_KEPT  (VCPU_REQUEST_INTR | VCPU_REQUEST_NMI | VCPU_REQUEST_INIT | VCPU_REQUEST_SIPI)
+#define REQUESTS_KEPT                                                                   \
+    (VCPU_REQUEST_INTR | VCPU_REQUEST_NMI | VCPU_REQUEST_NMI_NEXT | VCPU_REQUEST_INIT | \
+     VCPU_REQUEST_SIPI)
 #define REQUESTS_KNOWN (REQUESTS_KEPT | VCPU_REQUEST_STOP | VCPU_REQUEST_CODE | VCPU_REQUEST_LIMIT)
 #define ATTR_KNOWN     (0xf0ffu | ATTR_UNUSABLE)
 #define DR6_SETTABLE   (0xfu | DR6_BD | DR6_BS | 1u << 15)

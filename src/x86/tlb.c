@@ -324,6 +324,20 @@ static void fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, const st
     t->physical[reach][(linear >> 12) & (TLB_ENTRIES - 1)] = p->physical | large;
 }
 
+#define NOWHERE (UINT64_MAX & MEM_PAGE_MASK) /* beyond any physical address: no device has it */
+
+/* A moved local APIC answers for its page in place of RAM, this vCPU's alone, and no more where it
+ * was (SDM 3A 10.4.5). */
+static void find_apic(const struct vcpu *v, struct target *t)
+{
+    if ((t->physical | 1) == v->apic_moved) {
+        t->host = NULL;
+        t->physical = X86_APIC_PAGE;
+    } else if (t->physical == X86_APIC_PAGE) {
+        t->physical = NOWHERE;
+    }
+}
+
 /* Walks for one access, or raises #PF; fills the TLB when the page is RAM or ROM. */
 static struct target resolve(struct vcpu *v, enum tlb_reach reach, uint64_t linear,
                              enum mmu_access access)
@@ -338,6 +352,8 @@ static struct target resolve(struct vcpu *v, enum tlb_reach reach, uint64_t line
         x86_raise_page_fault(v, linear, code);
     target.physical = page.physical;
     target.host = mem_page(v->platform->mem, GPA(page.physical), &target.flags);
+    if (X86_UNLIKELY(v->apic_moved != 0))
+        find_apic(v, &target);
     if (X86_LIKELY(target.host != NULL)) {
         if (access == MMU_WRITE && !(atomic_load_explicit(target.flags, memory_order_relaxed) &
                                      (MEM_PAGE_DIRTY | MEM_PAGE_ROM)))

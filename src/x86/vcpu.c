@@ -79,7 +79,8 @@ void vcpu_reset(struct vcpu *v)
     v->spec_ctrl = v->mcg_status = 0;
     x86_vector_reset(&v->vector);
     reset_common(v);
-    vcpu_request_clear(v, VCPU_REQUEST_NMI | VCPU_REQUEST_INIT | VCPU_REQUEST_SIPI);
+    vcpu_request_clear(v, VCPU_REQUEST_NMI | VCPU_REQUEST_NMI_NEXT | VCPU_REQUEST_INIT |
+                              VCPU_REQUEST_SIPI);
     tlb_init(&v->tlb);
 }
 
@@ -88,7 +89,7 @@ void vcpu_init_signal(struct vcpu *v)
     v->cr0 = (v->cr0 & (CR0_CD | CR0_NW)) | CR0_ET;
     reset_common(v);
     /* Not the SIPI: the sender need not wait, so it may have come while INIT was pending. */
-    vcpu_request_clear(v, VCPU_REQUEST_NMI);
+    vcpu_request_clear(v, VCPU_REQUEST_NMI | VCPU_REQUEST_NMI_NEXT);
     tlb_flush_all(v);
 }
 
@@ -129,6 +130,23 @@ void vcpu_request(struct vcpu *v, uint32_t bits)
 {
     if (atomic_fetch_or(&v->requests, bits) & VCPU_REQUEST_SLEEPING)
         futex(&v->requests, FUTEX_WAKE_PRIVATE, 1, NULL);
+}
+
+void vcpu_request_nmi(struct vcpu *v)
+{
+    uint32_t before = atomic_load(&v->requests), bit;
+    do
+        bit = before & VCPU_REQUEST_NMI ? VCPU_REQUEST_NMI_NEXT : VCPU_REQUEST_NMI;
+    while (!atomic_compare_exchange_weak(&v->requests, &before, before | bit));
+    if (before & VCPU_REQUEST_SLEEPING)
+        futex(&v->requests, FUTEX_WAKE_PRIVATE, 1, NULL);
+}
+
+void vcpu_unblock_nmi(struct vcpu *v)
+{
+    if (v->nmi_blocked)
+        vcpu_request_clear(v, VCPU_REQUEST_NMI_NEXT);
+    v->nmi_blocked = false;
 }
 
 void vcpu_request_clear(struct vcpu *v, uint32_t bits)

@@ -48,12 +48,13 @@ struct x86_table_register { /* GDTR, IDTR */
 /* What waits for the vCPU; acted on at the next instruction boundary. */
 enum vcpu_request_bit {
     VCPU_REQUEST_INTR = 1 << 0, /* the interrupt controller has a vector for it (a level) */
-    VCPU_REQUEST_NMI = 1 << 1,  /* an edge, cleared when taken */
+    VCPU_REQUEST_NMI = 1 << 1,  /* an edge, cleared when taken; vcpu_request_nmi */
     VCPU_REQUEST_INIT = 1 << 2,
     VCPU_REQUEST_SIPI = 1 << 3,
     VCPU_REQUEST_STOP = 1 << 4,      /* leave run() with EXIT_REQUEST */
     VCPU_REQUEST_CODE = 1 << 5,      /* code pages were written by others; see tlb.h/engine */
     VCPU_REQUEST_LIMIT = 1 << 6,     /* the instruction limit of run() may have moved closer */
+    VCPU_REQUEST_NMI_NEXT = 1 << 7,  /* another NMI behind REQUEST_NMI: vcpu_request_nmi */
     VCPU_REQUEST_SLEEPING = 1 << 30, /* only while in vcpu_wait: a request must wake it */
 };
 
@@ -109,6 +110,10 @@ struct vcpu_irq_ops {
     void (*tsc_moved)(void *context);
     /* IA32_APIC_BASE enables the local APIC: CPUID shows it. NULL = always. */
     bool (*apic_enabled)(void *context);
+    /* KVM_HC_SEND_IPI: `icr` to the APIC IDs first + n for each bit n of who[0] (`width` bits),
+     * then who[1]. How many took it, or -EINVAL. NULL = not offered. */
+    int64_t (*send_ipis)(void *context, const uint64_t who[2], unsigned width, uint64_t first,
+                         uint64_t icr);
 };
 
 /* Hooks of what the machine offers beside the processor (kvmclock, steal time), on v's thread. */
@@ -130,6 +135,8 @@ struct x86_platform {
     const struct x86_paravirt_ops *paravirt; /* or NULL */
     void *paravirt_context;
 };
+
+#define X86_APIC_PAGE 0xfee00000ull /* the local APIC's after reset (SDM 3A 10.4.1) */
 
 #define VCPU_NAME_MAX        64
 #define VCPU_UNSUPPORTED_MAX 16
@@ -186,6 +193,9 @@ struct vcpu {
 
     /* Wiring. */
     unsigned id; /* APIC ID */
+    /* Where APIC_BASE has moved the local APIC's page, | 1; 0 = at X86_APIC_PAGE. The TLB is
+     * flushed when it changes. */
+    uint64_t apic_moved;
     struct x86_platform *platform;
     const struct vcpu_irq_ops *irq;
     void *irq_context;
@@ -219,6 +229,11 @@ void vcpu_update_mode(struct vcpu *v);
 /* Any thread: sets bits and wakes the vCPU if it sleeps in vcpu_wait. */
 void vcpu_request(struct vcpu *v, uint32_t bits);
 void vcpu_request_clear(struct vcpu *v, uint32_t bits);
+/* Any thread: an NMI. While none is in service two are kept, for the first would have been taken
+ * before the second came; behind one in service one is latched (SDM 3A 6.7.1). */
+void vcpu_request_nmi(struct vcpu *v);
+/* IRET. */
+void vcpu_unblock_nmi(struct vcpu *v);
 /* The vCPU's thread: sleeps until (requests & wanted) is not zero, at most timeout_ns. */
 void vcpu_wait(struct vcpu *v, uint32_t wanted, uint64_t timeout_ns);
 
@@ -243,6 +258,9 @@ void x86_deliver_interrupt(struct vcpu *v, uint8_t vector);
 /* INT n, INT3, INTO, INT1: with the DPL checks of software interrupts. next_rip is pushed. Raises
  * (so the caller unwinds) on faults in delivery. */
 void x86_software_interrupt(struct vcpu *v, uint8_t vector, uint64_t next_rip, bool int1);
+
+/* VMCALL, VMMCALL: what RAX becomes (hypercall.c). */
+int64_t x86_hypercall(struct vcpu *v);
 
 /* What run() does at an instruction boundary when `requests` or debug_pending is not zero: takes at
  * most one event by the priorities of SDM 3A 6.9. Returns EXIT_NONE to go on, or the reason to

@@ -233,8 +233,11 @@ uint64_t mem_linear(struct vcpu *v, const struct insn *i, unsigned n, bool write
 /*
  * Read-modify-write of memory: faults as a write before anything is read (the error code has W set
  * even for the read, as on the processor). host is NULL where the operand crosses a page or is a
- * device; then the value goes through `linear`.
+ * device; then the value goes through `linear`. So does LOCK across cache lines: the host's LOCK
+ * could do it, but hosts punish split locks (operand.c).
  */
+#define CACHE_LINE 64u
+
 struct rmw {
     void *host;
     uint64_t linear;
@@ -251,7 +254,8 @@ rmw_begin_at(struct vcpu *v, const struct insn *i, uint64_t ea, unsigned size)
 {
     uint64_t linear = segment_linear(v, i->seg, ea, size, true);
     const struct tlb_entry *e = tlb_entry_of(&v->tlb, (enum tlb_reach)v->reach, linear);
-    if (X86_LIKELY(e->write == tlb_tag(&v->tlb, linear) && (linear & 0xfff) <= 4096 - size))
+    if (X86_LIKELY(e->write == tlb_tag(&v->tlb, linear) &&
+                   (linear & (CACHE_LINE - 1)) <= CACHE_LINE - size))
         return (struct rmw){.host = (void *)(e->addend + linear)};
     return rmw_begin_slow(v, i, linear, size);
 }

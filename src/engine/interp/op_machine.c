@@ -113,12 +113,10 @@ static const struct insn *hlt(struct vcpu *v, const struct insn *i)
     return insn_next_slow(v, i);
 }
 
-/* The KVM interface has no hypercall that we serve: -KVM_ENOSYS (1000), as KVM answers; outside
- * ring 0 -KVM_EPERM (1). */
 static const struct insn *hypercall(struct vcpu *v, const struct insn *i)
 {
     v->counters.exits[EXIT_HYPERCALL]++;
-    reg_write(v, RAX * 8, (uint64_t)(v->cpl == 0 ? -1000 : -1), v->code64 ? 8 : 4);
+    reg_write(v, RAX * 8, (uint64_t)x86_hypercall(v), v->code64 ? 8 : 4);
     return insn_next(v, i);
 }
 

@@ -56,12 +56,29 @@ uint64_t mem_linear(struct vcpu *v, const struct insn *i, unsigned n, bool write
     return linear;
 }
 
+/* Whether the host's processor would lock: CMPXCHG8B is the host's LOCK CMPXCHG with or without. */
+static bool host_locks(const struct insn *i)
+{
+    return (i->prefixes & INSN_LOCK) || i->op == ZYDIS_MNEMONIC_XCHG ||
+           i->op == ZYDIS_MNEMONIC_CMPXCHG8B;
+}
+
+/*
+ * LOCK across cache lines is not left to the host: its kernel or hypervisor may delay each one
+ * (Linux's split_lock_mitigate by 10 ms, KVM's limit of bus locks; 0.1 to 0.8 ms measured), hold
+ * all processors meanwhile, or send SIGBUS (split_lock_detect=fatal), by which a guest would end
+ * us.
+ */
 struct rmw rmw_begin_slow(struct vcpu *v, const struct insn *i, uint64_t linear, unsigned size)
 {
     check_canonical(v, i->seg, linear, size);
     enum tlb_reach reach = (enum tlb_reach)v->reach;
     struct rmw m = {.linear = linear, .wrote_slow = true};
-    m.host = tlb_pointer_rmw(v, reach, linear, size);
+    bool split = (linear & (CACHE_LINE - 1)) > CACHE_LINE - size;
+    if (split && host_locks(i))
+        tlb_check_alignment(v, reach, linear, size);
+    else
+        m.host = tlb_pointer_rmw(v, reach, linear, size);
     if (m.host == NULL) {
         tlb_probe(v, reach, linear, size, true);
         m.exclusive = (i->prefixes & INSN_LOCK) || i->op == ZYDIS_MNEMONIC_XCHG;

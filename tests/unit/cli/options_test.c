@@ -35,6 +35,7 @@ static void defaults(void **state)
     assert_int_equal(run.machine.on_reset, MACHINE_ON_RESET);
     assert_int_equal(run.machine.on_triple_fault, MACHINE_ON_EXIT);
     assert_false(run.machine.debug_exit);
+    assert_false(run.machine.test_device);
     assert_false(run.stats.wanted);
 }
 
@@ -43,13 +44,13 @@ static void every_option(void **state)
     struct error e = {0};
     struct cli_run run;
 
-    assert_int_equal(
-        cli_run_parse(WORDS("--kernel=a=b", "--initrd", "i", "--append", "--x y", "--mem", "3g",
-                            "--cpus=1", "--cpu", "base", "--engine", "none", "--console",
-                            "file:out", "--clock", "instructions", "--on-reset", "exit",
-                            "--on-triple-fault=reset", "--debug-exit", "--stats=s"),
-                      &run, &e),
-        0);
+    assert_int_equal(cli_run_parse(WORDS("--kernel=a=b", "--initrd", "i", "--append", "--x y",
+                                         "--mem", "3g", "--cpus=1", "--cpu", "base", "--engine",
+                                         "none", "--console", "file:out", "--clock", "instructions",
+                                         "--on-reset", "exit", "--on-triple-fault=reset",
+                                         "--debug-exit", "--test-device", "--stats=s"),
+                                   &run, &e),
+                     0);
     assert_string_equal(run.machine.kernel, "a=b");
     assert_string_equal(run.machine.initrd, "i");
     assert_string_equal(run.machine.append, "--x y");
@@ -61,6 +62,7 @@ static void every_option(void **state)
     assert_int_equal(run.machine.on_reset, MACHINE_ON_EXIT);
     assert_int_equal(run.machine.on_triple_fault, MACHINE_ON_RESET);
     assert_true(run.machine.debug_exit);
+    assert_true(run.machine.test_device);
     assert_true(run.stats.wanted);
     assert_string_equal(run.stats.file, "s");
 }

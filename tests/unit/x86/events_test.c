@@ -71,6 +71,25 @@ static void test_nmi_blocked_until_iret(void **state)
     assert_true(at_handler(g, VECTOR_NMI));
 }
 
+/* Two that come together are both taken; behind one in service one is latched (SDM 3A 6.7.1). */
+static void test_two_nmis(void **state)
+{
+    struct guest *g = *state;
+    struct vcpu *v = g->v;
+    vcpu_request_nmi(v);
+    vcpu_request_nmi(v);
+    x86_take_events(v);
+    assert_true(at_handler(g, VECTOR_NMI));
+    assert_int_equal(vcpu_requests(v), VCPU_REQUEST_NMI);
+    vcpu_request_nmi(v);
+    GUEST_RUNS(g, x86_iret(v, 8, 0x5002));
+    assert_int_equal(vcpu_requests(v), VCPU_REQUEST_NMI);
+    x86_take_events(v);
+    assert_true(at_handler(g, VECTOR_NMI));
+    assert_int_equal(vcpu_requests(v), 0);
+    assert_int_equal(v->counters.exits[EXIT_NMI], 2);
+}
+
 static void test_interrupt_flag_and_shadow(void **state)
 {
     struct guest *g = *state;
@@ -85,10 +104,12 @@ static void test_interrupt_flag_and_shadow(void **state)
     x86_take_events(v);
     assert_int_equal(v->rip, 0x5000);
     assert_int_equal(g->acknowledged, 0);
-    vcpu_request(v, VCPU_REQUEST_NMI); /* STI does not hold it */
+    vcpu_request_nmi(v); /* STI holds it too */
+    x86_take_events(v);
+    assert_int_equal(v->rip, 0x5000);
+    v->interrupt_shadow = false;
     x86_take_events(v);
     assert_true(at_handler(g, VECTOR_NMI));
-    assert_false(v->interrupt_shadow);
 }
 
 static void test_mov_ss_shadow(void **state)
@@ -173,10 +194,15 @@ static void test_init_and_sipi(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_priorities),    TEST(test_nmi_blocked_until_iret),
-        TEST(test_mov_ss_shadow), TEST(test_interrupt_flag_and_shadow),
-        TEST(test_halt),          TEST(test_gone_interrupt),
-        TEST(test_stop),          TEST(test_init_and_sipi),
+        TEST(test_priorities),
+        TEST(test_nmi_blocked_until_iret),
+        TEST(test_two_nmis),
+        TEST(test_mov_ss_shadow),
+        TEST(test_interrupt_flag_and_shadow),
+        TEST(test_halt),
+        TEST(test_gone_interrupt),
+        TEST(test_stop),
+        TEST(test_init_and_sipi),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

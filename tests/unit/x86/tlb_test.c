@@ -311,6 +311,27 @@ static void device_accesses(void **state)
     x86_fixture_destroy(f);
 }
 
+static void moved_apic(void **state)
+{
+    struct x86_fixture *f = start();
+    uint64_t ram = numbered_page(f, 0), value = 0;
+    x86_fixture_map(f, LINEAR, ram, DATA);
+    x86_fixture_map(f, LINEAR + 0x1000, X86_APIC_PAGE, DATA);
+    *x86_fixture_ram(f, ram + 0x20) = 77;
+    assert_int_equal(try_load(f, KERNEL, LINEAR + 0x20, 4, &value), -1);
+    assert_int_equal(value, 77);
+    f->v.apic_moved = ram | 1;
+    tlb_flush_all(&f->v);
+    for (unsigned n = 0; n < 2; n++) /* never cached as RAM */
+        assert_int_equal(try_store(f, KERNEL, LINEAR + 0x20, 5, 4), -1);
+    assert_int_equal(f->io_count, 2);
+    assert_int_equal(f->io[1].address, X86_APIC_PAGE + 0x20);
+    assert_int_equal(*x86_fixture_ram(f, ram + 0x20), 77);
+    assert_int_equal(try_load(f, KERNEL, LINEAR + 0x1020, 4, NULL), -1);
+    assert_int_equal(f->io[2].address, 0xfffffffffffff020); /* nobody's */
+    x86_fixture_destroy(f);
+}
+
 static void rom_writes_are_dropped(void **state)
 {
     struct x86_fixture *f = start();
@@ -463,14 +484,23 @@ static void breakpoints(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hit_costs_no_walk),    cmocka_unit_test(spaces_and_pcids),
-        cmocka_unit_test(invpcid_types),        cmocka_unit_test(invlpg_global),
-        cmocka_unit_test(invlpg_large),         cmocka_unit_test(asids_run_out),
-        cmocka_unit_test(random_operations),    cmocka_unit_test(crossing_write_is_all_or_nothing),
-        cmocka_unit_test(crossing_fault_order), cmocka_unit_test(wrap_at_4g),
-        cmocka_unit_test(device_accesses),      cmocka_unit_test(rom_writes_are_dropped),
-        cmocka_unit_test(dirty_bits),           cmocka_unit_test(code_pages),
-        cmocka_unit_test(rmw_pointers),         cmocka_unit_test(reaches),
+        cmocka_unit_test(hit_costs_no_walk),
+        cmocka_unit_test(spaces_and_pcids),
+        cmocka_unit_test(invpcid_types),
+        cmocka_unit_test(invlpg_global),
+        cmocka_unit_test(invlpg_large),
+        cmocka_unit_test(asids_run_out),
+        cmocka_unit_test(random_operations),
+        cmocka_unit_test(crossing_write_is_all_or_nothing),
+        cmocka_unit_test(crossing_fault_order),
+        cmocka_unit_test(wrap_at_4g),
+        cmocka_unit_test(device_accesses),
+        cmocka_unit_test(moved_apic),
+        cmocka_unit_test(rom_writes_are_dropped),
+        cmocka_unit_test(dirty_bits),
+        cmocka_unit_test(code_pages),
+        cmocka_unit_test(rmw_pointers),
+        cmocka_unit_test(reaches),
         cmocka_unit_test(breakpoints),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
