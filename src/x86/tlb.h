@@ -48,8 +48,8 @@ struct tlb_entry {
  * in the page when the entry is this page's, and at least 4096 otherwise. Holds nothing that
  * `entries` could not give at the time; every way to forget is followed here.
  *
- * `slots` are copies that the engine makes of `fast` entries under indices of its own choice, by the
- * place in the code rather than by the address: it may do so at any time, setting slots_used.
+ * `slots` are copies that the engine makes of `fast` entries under indices of its own choice, by
+ * the place in the code rather than by the address: it may do so at any time, setting slots_used.
  */
 struct tlb_fast {
     uint64_t negative_page; /* - linear page; of an empty entry, a page that belongs elsewhere */
@@ -62,7 +62,7 @@ struct tlb_fast {
 #define TLB_SLOTS        512u
 /* Of an empty slot, with an addend of 0: only addresses that are not canonical match, and those the
  * host's processor refuses as well. */
-#define TLB_SLOT_EMPTY   0x4000000000000000u
+#define TLB_SLOT_EMPTY 0x4000000000000000u
 
 struct tlb {
     struct tlb_entry entries[REACH_COUNT][TLB_ENTRIES];
@@ -71,7 +71,7 @@ struct tlb {
     struct tlb_fast *fast_log[TLB_FAST_LOG];
     unsigned fast_filled;
     bool slots_used; /* since they were emptied */
-    uint64_t asid; /* of the current address space, 0…0xffe */
+    uint64_t asid;   /* of the current address space, 0…0xffe */
     uint64_t next_asid;
     struct {
         uint16_t pcid;

@@ -84,8 +84,8 @@ static unsigned slot_of(struct translation *t, const struct bt_insn *i)
     if (i->in.seg == SEG_FS)
         return SLOT_FS;
     if (i->in.base == RIP_OFFSET)
-        return SLOT_FIRST + ((insn_rip(t, i) + (uint64_t)(int64_t)i->in.disp) >> 12) %
-                                (TLB_SLOTS - SLOT_FIRST);
+        return SLOT_FIRST +
+               ((insn_rip(t, i) + (uint64_t)(int64_t)i->in.disp) >> 12) % (TLB_SLOTS - SLOT_FIRST);
     unsigned reg = i->in.base != ZERO_OFFSET ? i->in.base / 8 : i->in.index / 8;
     if (reg >= 16 || i->in.seg == SEG_GS)
         return slot_new(t);
@@ -116,8 +116,8 @@ static void put_check_by_table(struct translation *t, struct bt_cold *c, unsigne
 void tr_check(struct translation *t, const struct bt_insn *i, unsigned size, bool write, bool quiet)
 {
     struct emit *e = &t->e;
-    uint32_t slot = ((reach_of(t) * 2 + write) * TLB_SLOTS + slot_of(t, i)) *
-                    (uint32_t)sizeof(struct tlb_fast);
+    uint32_t slot =
+        ((reach_of(t) * 2 + write) * TLB_SLOTS + slot_of(t, i)) * (uint32_t)sizeof(struct tlb_fast);
     struct bt_cold *c = &t->s->cold[t->cold_count++];
     *c = (struct bt_cold){
         .what = (MEM_PAGE_SIZE - size) | (write ? BT_CHECK_WRITE : 0) |
@@ -137,6 +137,22 @@ void tr_check(struct translation *t, const struct bt_insn *i, unsigned size, boo
     emit_u32(e, MEM_PAGE_SIZE - size);
     c->patch = emit_jcc(e, 7); /* ja */
     emit_load(e, S1, slot + 8);
+    c->after = e->at;
+    t->host = false;
+}
+
+void tr_check_line(struct translation *t, unsigned size)
+{
+    struct emit *e = &t->e;
+    struct bt_cold *c = &t->s->cold[t->cold_count++];
+    *c = (struct bt_cold){.what = BT_CHECK_WRITE | BT_CHECK_SPLIT,
+                          .stub = t->vm->stubs.check[reach_of(t)][true],
+                          .rip = t->i->offset,
+                          .count = (uint8_t)t->uncounted};
+    emit_lea(e, true, S1, S0, EMIT_NO_INDEX, 0, (int32_t)size - 1);
+    EMIT(e, 0x4d, 0x31, 0xd3);       /* xor %r10, %r11 */
+    EMIT(e, 0x41, 0xf6, 0xc3, 0x40); /* test $64, %r11b */
+    c->patch = emit_jcc(e, 5);       /* jne */
     c->after = e->at;
     t->host = false;
 }

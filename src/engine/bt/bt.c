@@ -184,8 +184,9 @@ static void stats(const struct vcpu *v,
     put(context, NULL, "interpreted_lightly", c->light);
     for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
         if (c->interpreted[m] != 0)
-            put(context, "interpreted", m == 0 ? "(at a page's end or undefined)"
-                                               : ZydisMnemonicGetString((ZydisMnemonic)m),
+            put(context, "interpreted",
+                m == 0 ? "(at a page's end or undefined)"
+                       : ZydisMnemonicGetString((ZydisMnemonic)m),
                 c->interpreted[m]);
 }
 

@@ -30,18 +30,18 @@
 #define S1        11u
 #define GUEST_RSP 15u
 
-#define BT_VCPUS_MAX  64
-#define BT_JUMPS       4096u /* of each reach */
-#define BT_TOKENS     1024u
-#define BT_UNIT_INSNS 48u
-#define BT_UNIT_BYTES (32u << 10) /* the most that one unit can need */
-#define BT_HASH       (1u << 15)
-#define BT_LOG         2048u
-#define BT_LOG_TOKEN  0x8000u
+#define BT_VCPUS_MAX     64
+#define BT_JUMPS         4096u /* of each reach */
+#define BT_TOKENS        1024u
+#define BT_UNIT_INSNS    48u
+#define BT_UNIT_BYTES    (32u << 10) /* the most that one unit can need */
+#define BT_HASH          (1u << 15)
+#define BT_LOG           2048u
+#define BT_LOG_TOKEN     0x8000u
 #define BT_MISSES_LOOK   64  /* misses between two looks */
 #define BT_MISSES_CYCLES 600 /* of the host for each of them: more often is too often */
 #define BT_SCATTERED     (1u << 16)
-#define BT_UNITS_MAX  (1u << 20)
+#define BT_UNITS_MAX     (1u << 20)
 
 /* What a translation depends on beside its bytes and addresses (decision 11). */
 enum bt_key {
@@ -108,9 +108,9 @@ struct bt_unit {
 struct bt_page {
     uint64_t physical, linear;
     uint8_t key;
-    uint32_t token;      /* never 0 */
-    uint64_t generation; /* moves with each write */
-    bool marked;         /* MEM_PAGE_CODE was set for it since */
+    uint32_t token;                   /* never 0 */
+    uint64_t generation;              /* moves with each write */
+    bool marked;                      /* MEM_PAGE_CODE was set for it since */
     struct bt_unit *units, *crossers; /* that begin here; whose second page it is */
     struct bt_page *next;
 };
@@ -145,8 +145,9 @@ struct bt_vm {
     unsigned unit_count, unit_room;
     uint8_t *first, *free; /* code memory: of units, and not in use yet */
     uint32_t next_token, next_slot;
-    uint64_t scattered[BT_SCATTERED / 64]; /* accesses, by hash of their RIP, that go by the table */
-    _Atomic uint64_t generation; /* moves when any unit has gone */
+    uint64_t
+        scattered[BT_SCATTERED / 64]; /* accesses, by hash of their RIP, that go by the table */
+    _Atomic uint64_t generation;      /* moves when any unit has gone */
     uint64_t flushes;
     bool counting; /* instructions retired are counted: exact positions, at a price */
 };
@@ -254,10 +255,13 @@ void bt_vector_save(struct vcpu *v);
 void bt_vector_load(struct vcpu *v);
 extern const struct gate_ops bt_gate;
 
-/* `what` of a check that its slot did not serve: 4096 - size, flags, byte offset of the slot << 16 */
+/* `what` of a check that its slot did not serve: 4096 - size, flags, byte offset of the slot << 16
+ */
 #define BT_CHECK_LIMIT 0xfffu
 #define BT_CHECK_WRITE 0x1000u
 #define BT_CHECK_QUIET 0x2000u /* masked: only what is cached is looked at */
+#define BT_CHECK_SPLIT 0x4000u /* LOCK across cache lines: the interpreter stops the other vCPUs \
+                                */
 
 /* ---- trap.c ---- */
 int bt_trap_install(struct error *e);

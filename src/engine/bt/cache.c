@@ -331,9 +331,9 @@ static struct bt_page *prepare_page(struct vcpu *v, uint64_t physical, uint64_t 
 static bool publish(struct bt_vm *vm, struct bt_unit *u, const uint64_t generation[2])
 {
     interp_lock_code(vm->interp);
-    bool good = u->page->generation == generation[0] && u->page->marked && units_room(vm) &&
-                (u->second == NULL ||
-                 (u->second->generation == generation[1] && u->second->marked));
+    bool good =
+        u->page->generation == generation[0] && u->page->marked && units_room(vm) &&
+        (u->second == NULL || (u->second->generation == generation[1] && u->second->marked));
     if (good) {
         struct bt_unit **bucket = &vm->hash[hash_of(u->rip, u->physical, u->key)];
         u->hash_next = *bucket;
@@ -362,8 +362,8 @@ static bool crosses(const struct bt_vm *vm, uint64_t rip, const uint8_t *page)
     unsigned offset = rip & (MEM_PAGE_SIZE - 1), left = MEM_PAGE_SIZE - offset;
     struct insn in;
     struct insn_full full;
-    return left < INSN_LENGTH_MAX && insn_decode(&vm->decoder, INSN_MODE_64, page + offset, left,
-                                                 &in, &full) == INSN_PARTIAL;
+    return left < INSN_LENGTH_MAX &&
+           insn_decode(&vm->decoder, INSN_MODE_64, page + offset, left, &in, &full) == INSN_PARTIAL;
 }
 
 /* Translates under the lock, unless another vCPU was first. */
@@ -410,7 +410,9 @@ static struct bt_unit *make(struct vcpu *v, uint8_t key, struct source *from)
         return NULL;
     *u = (struct bt_unit){.rip = v->rip,
                           .physical = from->physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)),
-                          .key = key, .page = page, .second = second};
+                          .key = key,
+                          .page = page,
+                          .second = second};
     pthread_mutex_lock(&vm->translating);
     u = make_locked(vm, u, from, generation);
     pthread_mutex_unlock(&vm->translating);

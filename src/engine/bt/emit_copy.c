@@ -79,6 +79,9 @@ void emit_copy(struct translation *t)
         bool write = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
         tr_save_flags(t);
         tr_address(t, i);
+        if (o->size > 8 &&
+            ((i->in.prefixes & INSN_LOCK) || i->full.insn.mnemonic == ZYDIS_MNEMONIC_XCHG))
+            tr_check_line(t, o->size / 8);
         tr_check(t, i, o->size / 8, write, is_masked(&i->full.insn));
         memory = REWRITE_PAIR;
         if (p.count > 0) {

@@ -73,7 +73,7 @@ bool bt_pending(const struct vcpu *v)
         return false;
     return (r & ~(uint32_t)(VCPU_REQUEST_INTR | VCPU_REQUEST_NMI | VCPU_REQUEST_SLEEPING)) ||
            ((r & VCPU_REQUEST_INTR) && (v->rflags & FLAG_IF)) ||
-           ((r & VCPU_REQUEST_NMI) && !v->nmi_blocked);
+           ((r & VCPU_REQUEST_NMI) && !v->nmi_blocked && !v->interrupt_shadow);
 }
 
 bool bt_may_run(struct vcpu *v)
@@ -221,7 +221,7 @@ const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
     unsigned size = MEM_PAGE_SIZE - (what & BT_CHECK_LIMIT);
     l->counters.misses++;
     l->in_miss = true;
-    if (X86_LIKELY(x86_canonical(v, linear)) &&
+    if (X86_LIKELY(x86_canonical(v, linear)) && X86_LIKELY(!(what & BT_CHECK_SPLIT)) &&
         X86_LIKELY(tlb_fast_fill(v, (enum tlb_reach)v->reach, linear, size, what & BT_CHECK_WRITE,
                                  what & BT_CHECK_QUIET))) {
         l->in_miss = false;

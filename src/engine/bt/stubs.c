@@ -88,10 +88,10 @@ static void put_check_by_table(struct emit *e, uint32_t table, uint8_t **miss)
     EMIT(e, 0x4c, 0x39, 0xd9); /* cmp %r11, %rcx */
     miss[0] = emit_jcc(e, 7);  /* ja */
     emit_load(e, S1, LOCAL_OFFSET(temp[6]));
-    EMIT(e, 0x49, 0xc1, 0xeb, 16);               /* shr $16, %r11 */
-    EMIT(e, 0x65, 0x42, 0xff, 0x0c, 0x1d);       /* decl %gs:slots(%r11) */
+    EMIT(e, 0x49, 0xc1, 0xeb, 16);         /* shr $16, %r11 */
+    EMIT(e, 0x65, 0x42, 0xff, 0x0c, 0x1d); /* decl %gs:slots(%r11) */
     emit_u32(e, LOCAL_OFFSET(slots));
-    miss[1] = emit_jcc(e, 8);                    /* js */
+    miss[1] = emit_jcc(e, 8); /* js */
     emit_gs_index(e, true, 0x89, RDX, S1, VCPU_OFFSET(tlb.slots));
     emit_gs_index(e, true, 0x89, RAX, S1, VCPU_OFFSET(tlb.slots) + 8);
     EMIT(e, 0x65, 0xc6, 0x04, 0x25); /* movb $1, %gs:slots_used */

@@ -271,8 +271,8 @@ static void put_check_cold(struct translation *t, const struct bt_cold *c)
 {
     struct emit *e = &t->e;
     emit_patch(c->patch, e->at);
-    t->s->marks[t->mark_count++] = (struct bt_mark){
-        .host = (uint32_t)(e->at - t->u->code), .rip = c->rip, .count = c->count};
+    t->s->marks[t->mark_count++] =
+        (struct bt_mark){.host = (uint32_t)(e->at - t->u->code), .rip = c->rip, .count = c->count};
     if (c->table != 0)
         emit_gs_index(e, true, 0x2b, S0, S1, c->table);
     EMIT(e, 0x41, 0xbb); /* mov $what, %r11d */

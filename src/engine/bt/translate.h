@@ -46,11 +46,11 @@ enum bt_cold_kind { COLD_CHECK, COLD_EXIT, COLD_INDIRECT };
 
 struct bt_cold {
     enum bt_cold_kind kind;
-    uint8_t *patch;   /* rel32 that leads here */
-    uint8_t *more[3]; /* of COLD_INDIRECT */
-    int32_t undo;     /* of COLD_INDIRECT: what the jump has added to RSP */
-    uint8_t *after, *stub; /* of a check */
-    uint32_t what, table; /* table: that has been added to S0, or 0 */
+    uint8_t *patch;         /* rel32 that leads here */
+    uint8_t *more[3];       /* of COLD_INDIRECT */
+    int32_t undo;           /* of COLD_INDIRECT: what the jump has added to RSP */
+    uint8_t *after, *stub;  /* of a check */
+    uint32_t what, table;   /* table: that has been added to S0, or 0 */
     bool host, saved, poll; /* of an exit, as in struct translation */
     uint64_t target;
     uint16_t rip;
@@ -127,7 +127,10 @@ void tr_address(struct translation *t, const struct bt_insn *i);
  * the host's; leaves when it cannot be served. The flags have been saved. */
 void tr_check(struct translation *t, const struct bt_insn *i, unsigned size, bool write,
               bool quiet);
-/* The same, with the host address in S0 and S1 free. */
+/* Before tr_check, of a locked access at S0 of at most 64 bytes: the processor locks a line; across
+ * two of them it stops the whole machine, or the host's kernel the process. S1 is lost. */
+void tr_check_line(struct translation *t, unsigned size);
+/* The same as tr_check, with the host address in S0 and S1 free. */
 void tr_check_fold(struct translation *t, const struct bt_insn *i, unsigned size, bool write);
 
 /* ---- rewrite.c ---- */
