@@ -38,14 +38,53 @@ static inline void fast_empty(struct tlb *t, struct tlb_fast *f)
     f->negative_page = -((index + 1) << 12);
 }
 
+static struct tlb_fast *slot_at(struct tlb *t, uint32_t offset)
+{
+    return (struct tlb_fast *)((uint8_t *)t->slots + offset);
+}
+
+static inline void slot_empty(struct tlb_fast *f)
+{
+    *f = (struct tlb_fast){.negative_page = TLB_SLOT_EMPTY};
+}
+
 static void slots_flush(struct tlb *t)
 {
     struct tlb_fast *all = &t->slots[0][0][0];
-    if (!t->slots_used)
+    if (t->slots_filled <= sizeof(t->slot_log)) {
+        for (unsigned n = 0; n < t->slots_filled / sizeof(t->slot_log[0]); n++)
+            slot_empty(slot_at(t, t->slot_log[n]));
+    } else {
+        for (unsigned n = 0; n < sizeof(t->slots) / sizeof(*all); n++)
+            slot_empty(&all[n]);
+    }
+    t->slots_filled = 0;
+}
+
+static void slots_forget_page(struct tlb *t, uint64_t linear)
+{
+    if (t->slots_filled > sizeof(t->slot_log)) {
+        slots_flush(t);
         return;
-    for (unsigned n = 0; n < sizeof(t->slots) / sizeof(*all); n++)
-        all[n] = (struct tlb_fast){.negative_page = TLB_SLOT_EMPTY};
-    t->slots_used = false;
+    }
+    for (unsigned n = 0; n < t->slots_filled / sizeof(t->slot_log[0]); n++) {
+        struct tlb_fast *f = slot_at(t, t->slot_log[n]);
+        if (f->negative_page == -(linear & MEM_PAGE_MASK))
+            slot_empty(f);
+    }
+}
+
+/* Whatever was found by fetch translations may be something else now. */
+static void fetches_forget(struct tlb *t)
+{
+    t->fetch_generation++;
+    memset(t->fetched, 0, sizeof(t->fetched));
+}
+
+static inline bool was_fetched(const struct tlb *t, uint64_t linear)
+{
+    unsigned i = (linear >> 12) & (TLB_ENTRIES - 1);
+    return t->fetched[i / 64] >> i % 64 & 1;
 }
 
 static void fast_flush(struct tlb *t)
@@ -64,7 +103,7 @@ static void fast_flush(struct tlb *t)
 
 static void fast_forget_page(struct tlb *t, uint64_t linear)
 {
-    slots_flush(t);
+    slots_forget_page(t, linear);
     for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
         fast_empty(t, fast_of(t, (enum tlb_reach)reach, false, linear));
         fast_empty(t, fast_of(t, (enum tlb_reach)reach, true, linear));
@@ -74,7 +113,7 @@ static void fast_forget_page(struct tlb *t, uint64_t linear)
 void tlb_init(struct tlb *t)
 {
     t->fast_filled = TLB_FAST_LOG + 1;
-    t->slots_used = true;
+    t->slots_filled = UINT32_MAX;
     fast_flush(t);
     memset(t->entries, 0xff, sizeof(t->entries)); /* every tag TLB_NONE */
     memset(t->spaces, 0, sizeof(t->spaces));
@@ -84,7 +123,7 @@ void tlb_init(struct tlb *t)
     t->next_space = 0;
     t->large_base = t->large_mask = 0;
     t->rmw_flags = NULL;
-    t->fetch_generation++;
+    fetches_forget(t);
 }
 
 /* An asid that no entry carries. */
@@ -113,7 +152,7 @@ static void enter_fresh_space(struct vcpu *v)
 
     t->asid = fresh_asid(t);
     fast_flush(t);
-    t->fetch_generation++;
+    fetches_forget(t);
     v->counters.tlb_flushes++;
     if (!(v->cr4 & CR4_PCIDE))
         return;
@@ -144,7 +183,7 @@ void tlb_switch_space(struct vcpu *v, bool keep)
     }
     v->tlb.asid = v->tlb.spaces[i].asid;
     fast_flush(&v->tlb);
-    v->tlb.fetch_generation++;
+    fetches_forget(&v->tlb);
 }
 
 static inline void forget(struct tlb_entry *e)
@@ -198,8 +237,10 @@ void tlb_invlpg(struct vcpu *v, uint64_t linear)
     if (t->large_mask != 0 && (((linear & MEM_PAGE_MASK) ^ t->large_base) & t->large_mask) == 0) {
         forget_large(t, linear);
         fast_flush(t);
+        fetches_forget(t);
+    } else if (was_fetched(t, linear)) {
+        fetches_forget(t);
     }
-    t->fetch_generation++;
 }
 
 void tlb_invpcid(struct vcpu *v, unsigned type, uint16_t pcid, uint64_t linear)
@@ -605,7 +646,9 @@ const uint8_t *tlb_fetch_page(struct vcpu *v, uint64_t linear, uint64_t *physica
     enum tlb_reach reach = v->cpl == 3 ? REACH_USER : REACH_SUPERVISOR_AC;
     const struct tlb_entry *e = tlb_entry_of(&v->tlb, reach, linear);
     uint64_t page = linear & MEM_PAGE_MASK;
+    unsigned i = (linear >> 12) & (TLB_ENTRIES - 1);
 
+    v->tlb.fetched[i / 64] |= (uint64_t)1 << i % 64;
     if (X86_LIKELY(e->fetch == tlb_tag(&v->tlb, linear))) {
         if (physical != NULL)
             *physical = v->tlb.physical[reach][(linear >> 12) & (TLB_ENTRIES - 1)] & MEM_PAGE_MASK;

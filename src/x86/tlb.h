@@ -60,6 +60,7 @@ struct tlb_fast {
 #define TLB_FAST_LOG     512u /* entries filled since the last flush; more: all are emptied */
 #define TLB_FAST_REACHES REACH_USER_ALIGNED
 #define TLB_SLOTS        512u
+#define TLB_SLOT_LOG     1024u
 /* Of an empty slot, with an addend of 0: only addresses that are not canonical match, and those the
  * host's processor refuses as well. */
 #define TLB_SLOT_EMPTY 0x4000000000000000u
@@ -70,8 +71,13 @@ struct tlb {
     struct tlb_fast slots[TLB_FAST_REACHES][2][TLB_SLOTS];
     struct tlb_fast *fast_log[TLB_FAST_LOG];
     unsigned fast_filled;
-    bool slots_used; /* since they were emptied */
-    uint64_t asid;   /* of the current address space, 0…0xffe */
+    /* Byte offsets in `slots` of those filled since they were emptied; slots_filled counts in bytes
+     * of the log, which goes round: more than it holds means any. */
+    uint32_t slot_log[TLB_SLOT_LOG];
+    uint32_t slots_filled;
+    /* Pages, by hash, that a fetch translation was given out of since fetch_generation moved. */
+    uint64_t fetched[TLB_ENTRIES / 64];
+    uint64_t asid; /* of the current address space, 0…0xffe */
     uint64_t next_asid;
     struct {
         uint16_t pcid;

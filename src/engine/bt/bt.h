@@ -168,6 +168,7 @@ struct bt_jump {
 struct bt_local {
     uint64_t flags; /* the guest's arithmetic flags as PUSHFQ wrote them; other bits are noise */
     uint64_t temp[8];
+    uint8_t bounce[64]; /* what a load across pages reads */
     struct vcpu *self;
     struct bt_vm *vm;
     uint64_t miss_pc; /* return address of the miss stub */
@@ -244,7 +245,8 @@ const uint8_t *bt_do_link(struct vcpu *v, struct bt_exit *x);
 const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s);
 const uint8_t *bt_do_indirect(struct vcpu *v, uint64_t target);
 const uint8_t *bt_do_find(struct vcpu *v, uint64_t target); /* trusting no table of jumps */
-const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what); /* NULL: try again */
+const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what); /* or: */
+#define BT_SERVED ((const uint8_t *)1) /* temp[6] is the addend; NULL: look again */
 const uint8_t *bt_do_fault(struct vcpu *v, uint64_t flags);
 /* After a raise: v->rip as it was at the miss that raised. */
 void bt_settle(struct vcpu *v);
@@ -260,8 +262,9 @@ extern const struct gate_ops bt_gate;
 #define BT_CHECK_LIMIT 0xfffu
 #define BT_CHECK_WRITE 0x1000u
 #define BT_CHECK_QUIET 0x2000u /* masked: only what is cached is looked at */
-#define BT_CHECK_SPLIT 0x4000u /* LOCK across cache lines: the interpreter stops the other vCPUs \
-                                */
+#define BT_CHECK_SPLIT                                                        \
+    0x4000u /* LOCK across cache lines: the interpreter stops the other vCPUs \
+             */
 
 /* ---- trap.c ---- */
 int bt_trap_install(struct error *e);

@@ -210,6 +210,23 @@ static void look_at_slot(struct vcpu *v, struct bt_misses *m)
     l->counters.scattered++;
 }
 
+/* A load across two pages of RAM: reads both, as the processor does in two accesses, and points the
+ * access at the copy. False: not both are RAM that may be read. May raise. */
+static bool load_across(struct vcpu *v, uint64_t linear, unsigned size, uint32_t what)
+{
+    struct bt_local *l = bt_local(v);
+    enum tlb_reach reach = (enum tlb_reach)v->reach;
+    unsigned first = MEM_PAGE_SIZE - (linear & (MEM_PAGE_SIZE - 1));
+    if ((what & (BT_CHECK_WRITE | BT_CHECK_QUIET)) || first >= size || size > sizeof(l->bounce) ||
+        !x86_canonical(v, linear + size - 1) ||
+        !tlb_fast_fill(v, reach, linear, first, false, false) ||
+        !tlb_fast_fill(v, reach, linear + first, size - first, false, false))
+        return false;
+    tlb_read_bytes(v, reach, linear, l->bounce, size);
+    l->temp[6] = (uintptr_t)l->bounce - linear;
+    return true;
+}
+
 const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
 {
     struct bt_local *l = bt_local(v);
@@ -226,6 +243,10 @@ const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
                                  what & BT_CHECK_QUIET))) {
         l->in_miss = false;
         return NULL;
+    }
+    if (X86_LIKELY(x86_canonical(v, linear)) && load_across(v, linear, size, what)) {
+        l->in_miss = false;
+        return BT_SERVED;
     }
     l->counters.misses_elsewhere++;
     bt_settle(v);

@@ -94,14 +94,28 @@ static void put_check_by_table(struct emit *e, uint32_t table, uint8_t **miss)
     miss[1] = emit_jcc(e, 8); /* js */
     emit_gs_index(e, true, 0x89, RDX, S1, VCPU_OFFSET(tlb.slots));
     emit_gs_index(e, true, 0x89, RAX, S1, VCPU_OFFSET(tlb.slots) + 8);
-    EMIT(e, 0x65, 0xc6, 0x04, 0x25); /* movb $1, %gs:slots_used */
-    emit_u32(e, VCPU_OFFSET(tlb.slots_used));
-    EMIT(e, 1);
+    emit_gs(e, false, 0x8b, RCX, VCPU_OFFSET(tlb.slots_filled)); /* note it in the log */
+    emit_lea(e, false, RDX, RCX, EMIT_NO_INDEX, 0, 4);
+    emit_gs(e, false, 0x89, RDX, VCPU_OFFSET(tlb.slots_filled));
+    EMIT(e, 0x81, 0xe1); /* and $…, %ecx */
+    emit_u32(e, (TLB_SLOT_LOG - 1) * 4);
+    emit_gs_index(e, false, 0x89, S1, RCX, VCPU_OFFSET(tlb.slot_log));
     emit_mov(e, S1, RAX);
     emit_load(e, RAX, LOCAL_OFFSET(temp[3]));
     emit_load(e, RCX, LOCAL_OFFSET(temp[4]));
     emit_load(e, RDX, LOCAL_OFFSET(temp[5]));
     EMIT(e, 0xc3);
+}
+
+/* Registers, S0 and S1 (temp[6]) as they were, and the return address where it was. */
+static void put_restore_and_push(struct emit *e, const uint8_t *clobbered, unsigned n)
+{
+    for (unsigned k = 0; k < n; k++)
+        emit_load(e, clobbered[k], gpr_offset(clobbered[k]));
+    emit_load(e, S0, LOCAL_OFFSET(temp[1]));
+    emit_load(e, S1, LOCAL_OFFSET(temp[6]));
+    EMIT(e, 0x65, 0xff, 0x34, 0x25); /* push %gs:miss_pc */
+    emit_u32(e, LOCAL_OFFSET(miss_pc));
 }
 
 /* C keeps RBX, RBP and R12 up. */
@@ -126,14 +140,14 @@ static uint8_t *make_check(struct emit *e, unsigned reach, bool write)
     emit_load(e, RDX, LOCAL_OFFSET(temp[6]));
     put_call(e, (const void *)bt_do_miss);
     EMIT(e, 0x48, 0x85, 0xc0); /* test %rax, %rax */
-    uint8_t *elsewhere = emit_jcc(e, 5);
-    for (unsigned n = 0; n < sizeof(clobbered); n++)
-        emit_load(e, clobbered[n], gpr_offset(clobbered[n]));
-    emit_load(e, S0, LOCAL_OFFSET(temp[1]));
-    emit_load(e, S1, LOCAL_OFFSET(temp[6]));
-    EMIT(e, 0x65, 0xff, 0x34, 0x25); /* push %gs:miss_pc */
-    emit_u32(e, LOCAL_OFFSET(miss_pc));
+    uint8_t *not_again = emit_jcc(e, 5);
+    put_restore_and_push(e, clobbered, sizeof(clobbered));
     emit_jmp_to(e, start);
+    emit_patch(not_again, e->at);
+    EMIT(e, 0x48, 0x83, 0xf8, (uint8_t)(uintptr_t)BT_SERVED); /* cmp $BT_SERVED, %rax */
+    uint8_t *elsewhere = emit_jcc(e, 5);
+    put_restore_and_push(e, clobbered, sizeof(clobbered));
+    EMIT(e, 0xc3);
     emit_patch(elsewhere, e->at);
     emit_mov(e, S0, RAX);
     put_reload(e);
