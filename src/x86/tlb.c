@@ -362,7 +362,7 @@ static void fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, const st
     e->write = write ? tag : TLB_NONE;
     e->fetch = fetch ? tag : TLB_NONE;
     e->addend = (uintptr_t)target->host - (uintptr_t)(linear & MEM_PAGE_MASK);
-    t->physical[reach][(linear >> 12) & (TLB_ENTRIES - 1)] = p->physical | large;
+    t->physical[reach][tlb_index(linear)] = p->physical | large;
 }
 
 #define NOWHERE (UINT64_MAX & MEM_PAGE_MASK) /* beyond any physical address: no device has it */
@@ -651,7 +651,7 @@ const uint8_t *tlb_fetch_page(struct vcpu *v, uint64_t linear, uint64_t *physica
     v->tlb.fetched[i / 64] |= (uint64_t)1 << i % 64;
     if (X86_LIKELY(e->fetch == tlb_tag(&v->tlb, linear))) {
         if (physical != NULL)
-            *physical = v->tlb.physical[reach][(linear >> 12) & (TLB_ENTRIES - 1)] & MEM_PAGE_MASK;
+            *physical = v->tlb.physical[reach][tlb_index(linear)] & MEM_PAGE_MASK;
         return (const uint8_t *)(e->addend + page);
     }
     struct target t = resolve(v, reach, linear, MMU_FETCH);

@@ -110,9 +110,15 @@ void tlb_invpcid(struct vcpu *v, unsigned type, uint16_t pcid, uint64_t linear);
 /* The physical page at `host` may no longer be written by the fast path (it now holds code). */
 void tlb_protect_page(struct vcpu *v, const uint8_t *host_page);
 
+/* With the bits above: the operands of a copy often lie a power of two apart. */
+static inline unsigned tlb_index(uint64_t linear)
+{
+    return (unsigned)(linear >> 12 ^ linear >> 22) & (TLB_ENTRIES - 1);
+}
+
 static inline struct tlb_entry *tlb_entry_of(struct tlb *t, enum tlb_reach reach, uint64_t linear)
 {
-    return &t->entries[reach][(linear >> 12) & (TLB_ENTRIES - 1)];
+    return &t->entries[reach][tlb_index(linear)];
 }
 
 static inline uint64_t tlb_tag(const struct tlb *t, uint64_t linear)

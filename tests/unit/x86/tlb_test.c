@@ -107,11 +107,73 @@ static void invpcid_types(void **state)
             switch_cr3(f, root | current, true);
             uint64_t generation = f->v.tlb.fetch_generation;
             tlb_invpcid(&f->v, type, 1, LINEAR);
-            assert_true(type == 1 && current == 2 ? true : f->v.tlb.fetch_generation != generation);
+            bool may_stay =
+                type == 0 || (type == 1 && current == 2); /* nothing was fetched there */
+            assert_true(may_stay || f->v.tlb.fetch_generation != generation);
             switch_cr3(f, root | 1, true);
             assert_int_equal(load(f, LINEAR), 2);
             x86_fixture_destroy(f);
         }
+    }
+}
+
+/* What was found by a fetch is forgotten with its page, and with no other. */
+static void invlpg_fetched(void **state)
+{
+    struct x86_fixture *f = start();
+    x86_fixture_map(f, LINEAR, numbered_page(f, 1), PTE_P);
+    assert_non_null(tlb_fetch_page(&f->v, LINEAR, NULL));
+    uint64_t generation = f->v.tlb.fetch_generation;
+    tlb_invlpg(&f->v, LINEAR + 0x1000);
+    assert_int_equal(f->v.tlb.fetch_generation, generation);
+    tlb_invlpg(&f->v, LINEAR + 5);
+    assert_int_not_equal(f->v.tlb.fetch_generation, generation);
+    x86_fixture_destroy(f);
+}
+
+/* The host page by the fast entry of LINEAR, as machine code looks; 0 when it is not there. */
+static uint64_t fast(const struct x86_fixture *f, bool write)
+{
+    const struct tlb_fast *e =
+        &f->v.tlb.fast[f->v.reach][write][(LINEAR >> 12) & (TLB_FAST_ENTRIES - 1)];
+    return LINEAR + e->negative_page < MEM_PAGE_SIZE ? e->addend + LINEAR : 0;
+}
+
+/* Fast entries and their copies go whenever the page may have changed. */
+static void fast_entries(void **state)
+{
+    for (unsigned way = 0; way < 4; way++) {
+        struct x86_fixture *f = start();
+        struct tlb *t = &f->v.tlb;
+        enum tlb_reach reach = (enum tlb_reach)f->v.reach;
+        x86_fixture_map(f, LINEAR, numbered_page(f, 1), DATA);
+        assert_int_equal(fast(f, true), 0);
+        assert_false(tlb_fast_fill(&f->v, reach, LINEAR + 0xffd, 4, true, false)); /* crosses */
+        assert_false(tlb_fast_fill(&f->v, reach, LINEAR, 4, true, true));          /* not cached */
+        assert_true(tlb_fast_fill(&f->v, reach, LINEAR + 0xffc, 4, true, false));
+        uint64_t host = fast(f, true);
+        assert_int_not_equal(host, 0);
+        assert_int_equal(*(const uint8_t *)(uintptr_t)host, load(f, LINEAR) & 0xff);
+        t->slots[reach][true][7] = t->fast[reach][true][(LINEAR >> 12) & (TLB_FAST_ENTRIES - 1)];
+        t->slot_log[0] = (uint32_t)((uint8_t *)&t->slots[reach][true][7] - (uint8_t *)t->slots);
+        t->slots_filled = sizeof(t->slot_log[0]);
+        switch (way) {
+        case 0:
+            tlb_invlpg(&f->v, LINEAR);
+            break;
+        case 1:
+            tlb_flush_all(&f->v);
+            break;
+        case 2:
+            switch_cr3(f, f->v.cr3, false);
+            break;
+        default:
+            tlb_protect_page(&f->v, (const uint8_t *)(uintptr_t)host);
+            break;
+        }
+        assert_int_equal(fast(f, true), 0);
+        assert_true(LINEAR + t->slots[reach][true][7].negative_page >= MEM_PAGE_SIZE);
+        x86_fixture_destroy(f);
     }
 }
 
@@ -487,6 +549,8 @@ int main(void)
         cmocka_unit_test(hit_costs_no_walk),
         cmocka_unit_test(spaces_and_pcids),
         cmocka_unit_test(invpcid_types),
+        cmocka_unit_test(invlpg_fetched),
+        cmocka_unit_test(fast_entries),
         cmocka_unit_test(invlpg_global),
         cmocka_unit_test(invlpg_large),
         cmocka_unit_test(asids_run_out),
