@@ -98,6 +98,14 @@ def is_gated(results):
     return results.subject is not None and 'qemu' in results.sides
 
 
+def row_name(results, group, row):
+    """A boot has no native side to be held against: its times stand with its name."""
+    if not math.isnan(results.time(group, row, 'native')):
+        return row
+    times = ((side, results.time(group, row, side)) for side in results.sides if side != 'native')
+    return row + ''.join(f', {side} {t:.2f} s' for side, t in times if not math.isnan(t))
+
+
 def table(results):
     """Lines: groups and rows, the worst first; ratios are to native, the last column is how many
     times faster than TCG. A mark stands where a gate is missed."""
@@ -114,7 +122,7 @@ def table(results):
         name = group + (' (not gated)' if group in results.ungated else '')
         lines.append(line(name, group, '', [group_mean(results, group, s) for s in guests],
                           group_speed(results, group), gate_of(group)))
-        lines += [line('  ' + row, group, number(results.time(group, row, 'native') * 1000, 1),
+        lines += [line('  ' + row_name(results, group, row), group, number(results.time(group, row, 'native') * 1000, 1),
                        [results.ratio(group, row, s, 'native') for s in guests],
                        results.speed(group, row), ROW_GATE) for row in rows]
     return layout(lines)

@@ -1,31 +1,25 @@
 /* SPDX-License-Identifier: MIT */
-/* Group `calls`: recursion, indirect calls, callbacks. Functions are kept from being inlined, or
- * there would be no calls left. */
+/* Group `calls`: recursion, indirect calls, callbacks. Compiled without inlining and without jumps
+ * in place of last calls (bench/build.mk), or there would be few calls left. */
 #include "bench.h"
 
 #include <stdlib.h>
 
-#define SHAPES   4096
-#define ITEMS    20000
-#define LEAVES   65536
-#define NOINLINE __attribute__((noinline, noclone, noipa))
+#define SHAPES 4096
+#define ITEMS  20000
+#define LEAVES 65536
 
-/* GCC unrolls recursion into itself at -O2; one level of calls per level of the argument is wanted.
- */
-#pragma GCC push_options
-#pragma GCC optimize("no-inline", "no-optimize-sibling-calls", "no-ipa-cp-clone")
-static NOINLINE uint64_t fib(uint64_t n)
+static uint64_t fib(uint64_t n)
 {
     return n < 2 ? n : fib(n - 1) + fib(n - 2);
 }
 
-static NOINLINE uint64_t ackermann(uint64_t m, uint64_t n)
+static uint64_t ackermann(uint64_t m, uint64_t n)
 {
     if (m == 0)
         return n + 1;
     return ackermann(m - 1, n == 0 ? 1 : ackermann(m, n - 1));
 }
-#pragma GCC pop_options
 
 uint64_t fib_run(uint64_t work)
 {
@@ -162,9 +156,7 @@ void tree_prepare(void)
     }
 }
 
-#pragma GCC push_options
-#pragma GCC optimize("no-inline", "no-optimize-sibling-calls")
-static NOINLINE uint64_t walk(const struct leaf *leaf, uint64_t depth)
+static uint64_t walk(const struct leaf *leaf, uint64_t depth)
 {
     uint64_t sum = leaf->key * depth;
     for (unsigned i = 0; i < 2; i++)
@@ -172,7 +164,6 @@ static NOINLINE uint64_t walk(const struct leaf *leaf, uint64_t depth)
             sum += walk(leaf->child[i], depth + 1);
     return sum;
 }
-#pragma GCC pop_options
 
 uint64_t tree_run(uint64_t work)
 {

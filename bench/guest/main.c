@@ -9,7 +9,6 @@
  *   bench dispatch HEX            which code the C library chose for this processor
  *   bench begin GROUP/ROW
  *   bench row GROUP/ROW NANOSECONDS PROCESSOR-NANOSECONDS CHECKSUM
- *   bench end
  */
 #include "bench.h"
 
@@ -159,6 +158,5 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    printf("bench end\n");
     return 0;
 }
