@@ -136,6 +136,7 @@ struct acpi_config acpi_config_default(unsigned cpus)
         .hpet = MEMMAP_HPET,
         .hpet_id = 0x8086a201,
         .pvpanic_port = 0x505,
+        .pci_config = 0xcf8,
     };
 }
 
@@ -198,6 +199,23 @@ static void device_end(struct aml *a)
     aml_end(a);
 }
 
+/* The root bridge with what it passes on: all ports but its own, the VGA window, the hole below the
+ * chipset's registers. No function has an interrupt pin, so there is no routing table. */
+static void dsdt_pci(struct aml *a, const struct acpi_config *c)
+{
+    device_begin(a, "PCI0", "PNP0A03");
+    aml_bus_window(a, 0, 0xff);
+    aml_io(a, c->pci_config, 8);
+    aml_io_window(a, 0, c->pci_config - 1);
+    aml_io_window(a, c->pci_config + 8, 0xffff);
+    aml_memory_window(a, MEMMAP_LOW_END, MEMMAP_SHADOW - 1);
+    aml_memory_window(a, MEMMAP_HOLE, MEMMAP_IOAPIC - 1);
+    aml_end_resources(a);
+    aml_name(a, "_UID");
+    aml_integer(a, 0);
+    aml_end(a);
+}
+
 static void dsdt_devices(struct aml *a, const struct acpi_config *c)
 {
     device_begin(a, "COM1", "PNP0501");
@@ -244,9 +262,10 @@ static uint64_t place_dsdt(struct area *area, const struct acpi_config *c)
     aml_integer(&a, 0);
     aml_integer(&a, 0);
     aml_end(&a);
-    /* No PCI root bridge: the machine has no PCI bus yet, and an OS that is told of one would
-     * scan configuration space that nothing answers. Nor a power button: nothing would press it. */
+    /* There is no power button: nothing would press it. */
     aml_begin_scope(&a, "\\_SB_");
+    if (c->pci_config != 0)
+        dsdt_pci(&a, c);
     dsdt_devices(&a, c);
     aml_end(&a);
     if (a.failed)

@@ -32,6 +32,7 @@ struct acpi_config {
     uint32_t hpet;         /* 0 = none */
     uint32_t hpet_id;      /* low half of its capabilities register */
     uint16_t pvpanic_port; /* 0 = none */
+    uint16_t pci_config;   /* ports of configuration mechanism 1; 0 = no PCI */
 };
 
 #define ACPI_CPUS_MAX 4096u

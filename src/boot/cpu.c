@@ -48,7 +48,7 @@ void boot_cpu_mtrrs(struct vcpu *v)
     v->mtrr_def_type = MTRR_ENABLE | MTRR_FIX | MTRR_WRITE_BACK;
     memset(v->mtrr_fixed, 0, sizeof(v->mtrr_fixed));
     v->mtrr_fixed[0] = v->mtrr_fixed[1] = ALL_WRITE_BACK; /* up to 0xa0000 */
-    for (uint64_t at = MEMMAP_BIOS; at < MEMMAP_BIOS_END; at += 0x8000)
+    for (uint64_t at = MEMMAP_SHADOW; at < MEMMAP_BIOS_END; at += 0x8000)
         v->mtrr_fixed[first_4k + (at - 0xc0000) / 0x8000] = ALL_WRITE_BACK;
     memset(v->mtrr_base, 0, sizeof(v->mtrr_base));
     memset(v->mtrr_mask, 0, sizeof(v->mtrr_mask));

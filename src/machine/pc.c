@@ -15,6 +15,7 @@
 #include "dev/debugcon.h"
 #include "dev/fw_cfg.h"
 #include "dev/hpet.h"
+#include "dev/i440fx.h"
 #include "dev/i8042.h"
 #include "dev/pit.h"
 #include "dev/pvpanic.h"
@@ -160,6 +161,14 @@ static int add_paravirt(struct pc *pc, struct error *e)
     return rc;
 }
 
+/* The PCI bus: so far the host bridge alone. */
+static int add_pci(struct pc *pc, struct error *e)
+{
+    int rc = pci_create(&pc->pci, &pc->bus, e);
+
+    return rc == 0 ? i440fx_create(&pc->i440fx, pc->pci, true, e) : rc;
+}
+
 /* Interrupt controllers, timers and what else the chipset has. */
 static int add_chipset(struct pc *pc, struct machine_sink sink, struct error *e)
 {
@@ -181,7 +190,9 @@ static int add_chipset(struct pc *pc, struct machine_sink sink, struct error *e)
     if (rc == 0)
         rc = i8042_create(&pc->i8042, bus, irq_line_of(pc->irq, I8042_GSI), sink, e);
     if (rc == 0)
-        rc = reset_create(&pc->reset, bus, sink, e);
+        rc = add_pci(pc, e);
+    if (rc == 0)
+        rc = reset_create(&pc->reset, bus, pc->pci, sink, e);
     if (rc == 0)
         rc = acpi_pm_create(&pc->acpi_pm, bus, clock, irq_line_of(pc->irq, ACPI_SCI), sink, e);
     return rc;
@@ -224,6 +235,7 @@ static struct acpi_config acpi_of(const struct pc *pc)
     acpi.hpet = HPET_BASE;
     acpi.hpet_id = HPET_ID;
     acpi.pvpanic_port = PVPANIC_PORT;
+    acpi.pci_config = PCI_CONFIG_ADDRESS;
     return acpi;
 }
 
@@ -264,6 +276,8 @@ int pc_reset(struct pc *pc, struct error *e)
     steal_time_reset(pc->steal_time);
     i8042_reset(pc->i8042);
     reset_reset(pc->reset);
+    pci_reset(pc->pci);
+    i440fx_reset(pc->i440fx);
     acpi_pm_reset(pc->acpi_pm);
     irq_reset(pc->irq); /* last: it drops what the devices raised on their way */
     return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e);
@@ -279,6 +293,8 @@ int pc_destroy(struct pc *pc, struct error *e)
     fw_cfg_destroy(pc->fw_cfg);
     acpi_pm_destroy(pc->acpi_pm);
     reset_destroy(pc->reset);
+    i440fx_destroy(pc->i440fx);
+    pci_destroy(pc->pci);
     i8042_destroy(pc->i8042);
     rtc_destroy(pc->rtc);
     pit_destroy(pc->pit);

@@ -37,6 +37,8 @@ struct pc {
     struct rtc *rtc;
     struct uart *uart;
     struct i8042 *i8042;
+    struct pci *pci;
+    struct i440fx *i440fx;
     struct reset *reset;
     struct acpi_pm *acpi_pm;
     struct pvpanic *pvpanic;
