@@ -82,6 +82,8 @@ int boot_place(struct mem *m, struct vcpu *bsp, const struct boot_files *f,
         .cmdline = c->cmdline != NULL ? c->cmdline : "",
     };
     e = e != NULL ? e : &own; /* a prefix needs a text */
+    if (f->firmware.data != NULL)
+        return boot_firmware_place(m, &f->firmware, e);
     int r = memmap_build(c->ram_size, &j.map, e);
     if (r != 0)
         return r;

@@ -55,6 +55,10 @@ struct boot_loader {
 
 extern const struct boot_loader boot_bzimage, boot_pvh, boot_multiboot;
 
+/* Firmware (firmware.c): its size; its bytes at the top of 4 GiB and in the shadow RAM. */
+int boot_firmware_check(const struct boot_bytes *rom, struct error *e);
+int boot_firmware_place(struct mem *m, const struct boot_bytes *rom, struct error *e);
+
 /* Writes to guest memory; -EFAULT with the sentence when it is not RAM. */
 int boot_put(struct boot_job *j, uint64_t at, const void *bytes, size_t n, struct error *e);
 

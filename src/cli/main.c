@@ -10,7 +10,7 @@
 static const struct cli_command commands[] = {
     {
         .name = "run",
-        .synopsis = "--kernel FILE [OPTION]...",
+        .synopsis = "(--kernel FILE | --firmware FILE) [OPTION]...",
         .summary = "start a virtual machine and run it to its end",
         .options = cli_run_options,
         .run = cli_run,

@@ -37,7 +37,6 @@ struct cli_option {
     size_t offset;        /* of the member in struct cli_run */
     const char *const *choices;
     uint64_t min, max; /* of CLI_SIZE and CLI_COUNT */
-    bool required;
     const char *help;
 };
 

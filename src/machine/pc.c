@@ -23,6 +23,7 @@
 #include "dev/rtc.h"
 #include "dev/uart.h"
 #include "engine/gate.h"
+#include "machine/firmware.h"
 #include "x86/kvmclock.h"
 #include "x86/steal_time.h"
 
@@ -36,6 +37,7 @@ static int read_input(struct pc *pc, struct error *e)
     const struct machine_config *config = pc->config;
 
     pc->boot = (struct boot_config){
+        .firmware_path = config->firmware,
         .kernel_path = config->kernel,
         .initrd_path = config->initrd,
         .cmdline = config->append,
@@ -54,6 +56,9 @@ static int add_memory(struct pc *pc, struct error *e)
         const struct memmap_range *r = &pc->memmap.ram[i];
         rc = mem_add(&pc->mem, r->name, GPA(r->base), r->size, MEM_ANONYMOUS, false, e);
     }
+    size_t rom = pc->files.firmware.size;
+    if (rc == 0 && rom > 0)
+        rc = mem_add(&pc->mem, "firmware", GPA(MEMMAP_HOLE_END - rom), rom, MEM_ANONYMOUS, true, e);
     return rc;
 }
 
@@ -66,6 +71,14 @@ static uint8_t physical_address_bits(const struct cpuid_model *model)
     return 36; /* what a processor without the leaf has (SDM 3A 4.1.4) */
 }
 
+/* Firmware sets the memory types itself. */
+static void reset_vcpu(const struct pc *pc, struct vcpu *v)
+{
+    vcpu_reset(v);
+    if (pc->config->firmware == NULL)
+        boot_cpu_mtrrs(v);
+}
+
 static int add_vcpus(struct pc *pc, struct error *e)
 {
     for (unsigned i = 0; i < pc->config->cpus; i++) {
@@ -76,8 +89,7 @@ static int add_vcpus(struct pc *pc, struct error *e)
         v->id = i;
         v->platform = &pc->platform;
         pc->vcpus[pc->vcpu_count++] = v;
-        vcpu_reset(v);
-        boot_cpu_mtrrs(v);
+        reset_vcpu(pc, v);
     }
     return 0;
 }
@@ -166,7 +178,7 @@ static int add_pci(struct pc *pc, struct error *e)
 {
     int rc = pci_create(&pc->pci, &pc->bus, e);
 
-    return rc == 0 ? i440fx_create(&pc->i440fx, pc->pci, true, e) : rc;
+    return rc == 0 ? i440fx_create(&pc->i440fx, pc->pci, pc->config->firmware == NULL, e) : rc;
 }
 
 /* Interrupt controllers, timers and what else the chipset has. */
@@ -257,16 +269,16 @@ int pc_create(struct pc *pc, const struct machine_config *config, const struct p
     if (add_chipset(pc, sink, e) != 0 || add_devices(pc, sink, e) != 0 || add_engine(pc, e) != 0)
         return MACHINE_FAILED;
     pc->acpi = acpi_of(pc);
+    if (config->firmware != NULL && firmware_describe(pc, e) != 0)
+        return MACHINE_FAILED;
     return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e) == 0 ? 0
                                                                              : MACHINE_BAD_INPUT;
 }
 
 int pc_reset(struct pc *pc, struct error *e)
 {
-    for (unsigned i = 0; i < pc->vcpu_count; i++) {
-        vcpu_reset(pc->vcpus[i]);
-        boot_cpu_mtrrs(pc->vcpus[i]);
-    }
+    for (unsigned i = 0; i < pc->vcpu_count; i++)
+        reset_vcpu(pc, pc->vcpus[i]);
     uart_reset(pc->uart);
     fw_cfg_reset(pc->fw_cfg);
     rtc_reset(pc->rtc);
