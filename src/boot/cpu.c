@@ -5,8 +5,9 @@
 
 enum { SELECTOR_CODE = 0x10, SELECTOR_DATA = 0x18 };
 
-/* Descriptors as in memory (SDM 3A 3.4.5): 64-bit code, flat data. */
+/* Descriptors as in memory (SDM 3A 3.4.5): 64-bit or flat 32-bit code, flat data. */
 const uint64_t boot_gdt[BOOT_GDT_SIZE / 8] = {0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff};
+const uint64_t boot_gdt_32[BOOT_GDT_SIZE / 8] = {0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff};
 
 #define TYPE_CODE     0x0bu /* execute, read, accessed */
 #define TYPE_DATA     0x03u /* read, write, accessed */

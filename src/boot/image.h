@@ -79,7 +79,7 @@ void boot_cpu_protected(struct vcpu *v, uint32_t eip);
 void boot_cpu_long(struct vcpu *v, uint64_t rip, uint64_t gdt, uint64_t cr3);
 
 #define BOOT_GDT_SIZE 32u
-extern const uint64_t boot_gdt[BOOT_GDT_SIZE / 8];
+extern const uint64_t boot_gdt[BOOT_GDT_SIZE / 8], boot_gdt_32[BOOT_GDT_SIZE / 8];
 
 /* Little-endian fields of a file; the caller has checked that they are there. */
 static inline uint64_t boot_field(const uint8_t *p, unsigned size)
