@@ -48,7 +48,7 @@ struct acpi_config acpi_config_default(unsigned cpus);
 int acpi_build(struct mem *m, const struct acpi_config *c, uint64_t *rsdp, struct error *e);
 
 /* The tables as one image: the RSDP first, at ACPI_IMAGE_TABLES the others. */
-#define ACPI_IMAGE_MAX    (120u << 10)
+#define ACPI_IMAGE_MAX    (120u << 10) /* the MP table comes after it (boot/mptable.h) */
 #define ACPI_IMAGE_TABLES 64u
 #define ACPI_POINTERS_MAX 16
 #define ACPI_TABLES_MAX   8

@@ -5,6 +5,8 @@
 #include <errno.h>
 
 #include "boot/image.h"
+#include "boot/mptable.h"
+#include "x86/cpuid.h"
 
 #define MIB  (1ull << 20)
 #define GIB4 (1ull << 32)
@@ -58,6 +60,22 @@ static int put_bios_data(struct boot_job *j, struct error *e)
     return boot_put(j, MEMMAP_BDA, bda, sizeof(bda), e);
 }
 
+/* ACPI tables and the MP table, which say the same. */
+static int put_tables(struct boot_job *j, struct error *e)
+{
+    const struct cpuid_model *model = j->bsp->platform->cpuid;
+    uint32_t signature = 0, features = 0;
+
+    for (unsigned i = 0; model != NULL && i < model->count; i++) {
+        if (model->entries[i].leaf != 1)
+            continue;
+        signature = model->entries[i].eax;
+        features = model->entries[i].edx;
+    }
+    int r = acpi_build(j->mem, j->config->acpi, &j->rsdp, e);
+    return r == 0 ? mptable_build(j->mem, j->config->acpi, signature, features, e) : r;
+}
+
 static int load(struct boot_job *j, struct error *e)
 {
     for (unsigned i = 0; i < sizeof(loaders) / sizeof(loaders[0]); i++)
@@ -92,7 +110,7 @@ int boot_place(struct mem *m, struct vcpu *bsp, const struct boot_files *f,
     if (r == 0)
         r = put_bios_data(&j, e);
     if (r == 0 && c->acpi != NULL)
-        r = acpi_build(m, c->acpi, &j.rsdp, e);
+        r = put_tables(&j, e);
     if (r != 0)
         return r;
     r = load(&j, e);
