@@ -12,7 +12,8 @@
 #define GIB4 (1ull << 32)
 
 /* The first that recognises the file loads it. */
-static const struct boot_loader *const loaders[] = {&boot_bzimage, &boot_pvh, &boot_multiboot};
+static const struct boot_loader *const loaders[] = {&boot_bzimage, &boot_pvh, &boot_multiboot2,
+                                                    &boot_multiboot};
 
 int boot_put(struct boot_job *j, uint64_t at, const void *bytes, size_t n, struct error *e)
 {
@@ -82,7 +83,7 @@ static int load(struct boot_job *j, struct error *e)
         if (loaders[i]->recognise(j->kernel))
             return loaders[i]->load(j, e);
     return error_set(e, ENOEXEC,
-                     "not a kernel: a bzImage, an ELF file with the PVH note or a multiboot 1 "
+                     "not a kernel: a bzImage, an ELF file with the PVH note or a multiboot "
                      "kernel is needed");
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Kernels into memory. What is started is told from its bytes: a bzImage by its 64-bit entry, an
- * ELF file with the PVH note, a multiboot 1 kernel. The loader writes the kernel, its initrd, its
+ * ELF file with the PVH note, a multiboot kernel. The loader writes the kernel, its initrd, its
  * command line, the memory map and the ACPI tables into guest memory and sets the state that the
  * first processor starts in.
  *

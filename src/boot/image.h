@@ -53,7 +53,7 @@ struct boot_loader {
     int (*load)(struct boot_job *j, struct error *e);
 };
 
-extern const struct boot_loader boot_bzimage, boot_pvh, boot_multiboot;
+extern const struct boot_loader boot_bzimage, boot_pvh, boot_multiboot, boot_multiboot2;
 
 /* Firmware (firmware.c): its size; its bytes at the top of 4 GiB and in the shadow RAM. */
 int boot_firmware_check(const struct boot_bytes *rom, struct error *e);
