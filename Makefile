@@ -32,6 +32,14 @@ all: $(BUILD)/doppel ## build the program (BUILD, CC, SAN, OPT, CFLAGS)
 $(BUILD)/doppel: $(BUILD)/src/cli/main.o $(BUILD)/libdoppel.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
+# The version is compiled into one file, again whenever it is another.
+VERSION := $(shell tools/version)
+$(BUILD)/version: FORCE
+	@mkdir -p $(@D)
+	@echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' >$@
+$(BUILD)/src/cli/main.o: $(BUILD)/version
+$(BUILD)/src/cli/main.o: ALL_CFLAGS += -DDOPPEL_VERSION='"$(VERSION)"'
+
 $(BUILD)/libdoppel.a: $(OBJS)
 	rm -f $@
 	ar rcs $@ $^
@@ -50,7 +58,7 @@ $(TESTS:%.c=$(BUILD)/%.o) $(SUPPORT): ALL_CFLAGS += -Itests/support
 
 # Packages are looked for by one file each, so that a machine that has them pays nothing.
 NEED := /usr/include/stdio.h /usr/include/Zydis/Zydis.h /usr/include/jansson.h
-NEED_CHECK := /usr/include/cmocka.h $(addprefix /usr/bin/,clang clang-format iasl)
+NEED_CHECK := /usr/include/cmocka.h $(addprefix /usr/bin/,clang clang-format iasl groff)
 $(NEED) &:
 	tools/setup build
 $(NEED_CHECK) &: | $(NEED)
@@ -127,10 +135,18 @@ $(FUZZ_BINS): %: %.o $(BUILD)/libdoppel.a
 	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 PREFIX ?= /usr/local
-install: all ## install the program and its manual (DESTDIR, PREFIX)
+install: all ## install the program, its manual and bash completion (DESTDIR, PREFIX)
+	$(BUILD)/doppel --man >$(BUILD)/doppel.1
+	$(BUILD)/doppel --completion >$(BUILD)/doppel.bash
 	install -D -m 755 $(BUILD)/doppel $(DESTDIR)$(PREFIX)/bin/doppel
-	if $(BUILD)/doppel --man >$(BUILD)/doppel.1; then \
-		install -D -m 644 $(BUILD)/doppel.1 $(DESTDIR)$(PREFIX)/share/man/man1/doppel.1; fi
+	install -D -m 644 $(BUILD)/doppel.1 $(DESTDIR)$(PREFIX)/share/man/man1/doppel.1
+	install -D -m 644 $(BUILD)/doppel.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/doppel
+
+deb: all ## make a Debian package in the build directory
+	rm -rf $(BUILD)/deb $(BUILD)/doppel_*.deb
+	@$(MAKE) --no-print-directory BUILD=$(BUILD) DESTDIR=$(BUILD)/deb PREFIX=/usr install
+	tools/deb $(BUILD) $(VERSION)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -140,5 +156,5 @@ clean: ## remove this build directory
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
-.PHONY: all guest run check check-threads check-threads-run soak mutate bench fuzz fuzz-run install help clean
+.PHONY: all guest run check check-threads check-threads-run soak mutate bench fuzz fuzz-run install deb help clean FORCE
 .DELETE_ON_ERROR:

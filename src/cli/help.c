@@ -51,6 +51,7 @@ void cli_help(FILE *out, const struct cli_command *commands)
     fprintf(out, "  %-*s%s\n", COLUMN, "--help", "this text; doppel COMMAND --help tells more");
     fprintf(out, "  %-*s%s\n", COLUMN, "--version", "the version");
     fprintf(out, "  %-*s%s\n", COLUMN, "--man", "the manual page, for man -l -");
+    fprintf(out, "  %-*s%s\n", COLUMN, "--completion", "completion for bash, to be sourced");
 }
 
 void cli_help_command(FILE *out, const struct cli_command *command)

@@ -72,5 +72,6 @@ struct cli_command {
 void cli_help(FILE *out, const struct cli_command *commands);
 void cli_help_command(FILE *out, const struct cli_command *command);
 void cli_man(FILE *out, const struct cli_command *commands);
+void cli_completion(FILE *out, const struct cli_command *commands); /* for bash */
 
 #endif
