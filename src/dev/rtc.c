@@ -444,7 +444,7 @@ static int state_check(const void *object, struct error *e)
         return error_set(e, EINVAL, "saved state: rtc: offset_ns is a second or more");
     if (llabs(r->offset_seconds / 2) > SECONDS_MAX / 2)
         return error_set(e, EINVAL, "saved state: rtc: offset_seconds is out of range");
-    if (llabs(r->seen_second / 2) > SECONDS_MAX / 2)
+    if (llabs(r->seen_second / 2) > SECONDS_MAX) /* the epoch comes on top of the offset */
         return error_set(e, EINVAL, "saved state: rtc: seen_second is out of range");
     if (r->cmos[REGISTER_D] != D_VRT)
         return error_set(e, EINVAL, "saved state: rtc: cmos has another register D");

@@ -492,8 +492,12 @@ static int state_check(const void *object, struct error *e)
     }
     if (u->idle_polls > IDLE_POLLS)
         return error_set(e, EINVAL, text, "idle_polls");
-    if (u->overrun > 1 || u->transmit_interrupt > 1 || u->timed_out > 1)
-        return error_set(e, EINVAL, text, "a flag");
+    if (u->overrun > 1)
+        return error_set(e, EINVAL, text, "overrun");
+    if (u->transmit_interrupt > 1)
+        return error_set(e, EINVAL, text, "transmit_interrupt");
+    if (u->timed_out > 1)
+        return error_set(e, EINVAL, text, "timed_out");
     return 0;
 }
 
