@@ -22,21 +22,22 @@
 
 #include "base/error.h"
 
-#define MEMMAP_BDA        0x400ull   /* BIOS data area */
-#define MEMMAP_EBDA       0x9fc00ull /* extended BIOS data area, 1 KiB */
-#define MEMMAP_LOW_END    0xa0000ull /* end of conventional memory */
-#define MEMMAP_SHADOW     0xc0000ull
-#define MEMMAP_BIOS       0xe0000ull  /* where an OS looks for the RSDP (ACPI 6.4, 5.2.5.1) */
-#define MEMMAP_BIOS_END   0x100000ull /* 1 MiB: RAM goes on */
-#define MEMMAP_HOLE       0xc0000000ull
-#define MEMMAP_IOAPIC     0xfec00000ull
-#define MEMMAP_HPET       0xfed00000ull
-#define MEMMAP_LAPIC      0xfee00000ull
-#define MEMMAP_HOLE_END   0x100000000ull
-#define MEMMAP_RAM_MIN    (2ull << 20)
-#define MEMMAP_RAM_MAX    (1ull << 40)
-#define MEMMAP_RANGES_MAX 4
-#define MEMMAP_E820_MAX   8
+#define MEMMAP_BDA          0x400ull   /* BIOS data area */
+#define MEMMAP_RESET_VECTOR 0x467ull   /* in it: far pointer for after a reset */
+#define MEMMAP_EBDA         0x9fc00ull /* extended BIOS data area, 1 KiB */
+#define MEMMAP_LOW_END      0xa0000ull /* end of conventional memory */
+#define MEMMAP_SHADOW       0xc0000ull
+#define MEMMAP_BIOS         0xe0000ull  /* where an OS looks for the RSDP (ACPI 6.4, 5.2.5.1) */
+#define MEMMAP_BIOS_END     0x100000ull /* 1 MiB: RAM goes on */
+#define MEMMAP_HOLE         0xc0000000ull
+#define MEMMAP_IOAPIC       0xfec00000ull
+#define MEMMAP_HPET         0xfed00000ull
+#define MEMMAP_LAPIC        0xfee00000ull
+#define MEMMAP_HOLE_END     0x100000000ull
+#define MEMMAP_RAM_MIN      (2ull << 20)
+#define MEMMAP_RAM_MAX      (1ull << 40)
+#define MEMMAP_RANGES_MAX   4
+#define MEMMAP_E820_MAX     8
 
 enum memmap_type { /* E820 types (ACPI 6.4, table 15.2) */
                    MEMMAP_E820_RAM = 1,

@@ -40,6 +40,7 @@ enum {
     REGISTER_B = 0x0b,
     REGISTER_C = 0x0c,
     REGISTER_D = 0x0d,
+    SHUTDOWN = 0x0f,
     EQUIPMENT = 0x14,
     BASE_KIB = 0x15,
     EXTENDED_KIB = 0x17,
@@ -431,6 +432,15 @@ void rtc_reset(struct rtc *r)
     latch(r);
     update(r);
     pthread_mutex_unlock(&r->lock);
+}
+
+uint8_t rtc_take_shutdown(struct rtc *r)
+{
+    pthread_mutex_lock(&r->lock);
+    uint8_t code = r->cmos[SHUTDOWN];
+    r->cmos[SHUTDOWN] = 0;
+    pthread_mutex_unlock(&r->lock);
+    return code;
 }
 
 static int state_check(const void *object, struct error *e)

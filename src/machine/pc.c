@@ -29,6 +29,9 @@
 
 #define CONSOLE_FLUSH_MS 2000u /* without progress; then what is left is lost, and reported */
 
+#define PIC_MASTER 0x20 /* its command port (8259A) */
+#define PIC_EOI    0x20 /* OCW2, non-specific */
+
 #define CPUID_ADDRESS_SIZES 0x80000008u /* EAX 7:0: physical address bits (SDM 2A CPUID) */
 
 /* What comes from the user: sizes, names and files are checked before anything is made. */
@@ -293,6 +296,29 @@ int pc_reset(struct pc *pc, struct error *e)
     acpi_pm_reset(pc->acpi_pm);
     irq_reset(pc->irq); /* last: it drops what the devices raised on their way */
     return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e);
+}
+
+bool pc_resume_by_shutdown_code(struct pc *pc)
+{
+    struct vcpu *v = pc->vcpus[0];
+    uint16_t to[2]; /* offset, segment */
+
+    if (pc->config->firmware != NULL) /* which looks itself */
+        return false;
+    uint8_t code = rtc_take_shutdown(pc->rtc);
+    if ((code != RTC_SHUTDOWN_EOI_JUMP && code != RTC_SHUTDOWN_JUMP) ||
+        mem_read(&pc->mem, GPA(MEMMAP_RESET_VECTOR), to, sizeof(to)) != 0)
+        return false;
+    if (code == RTC_SHUTDOWN_EOI_JUMP)
+        bus_write(&pc->bus, 0, BUS_PIO, PIC_MASTER, PIC_EOI, 1);
+    vcpu_init_signal(v);
+    v->irq->init(v->irq_context);
+    reset_reset(pc->reset);
+    v->seg[SEG_CS].selector = to[1];
+    v->seg[SEG_CS].base = (uint32_t)to[1] << 4;
+    v->rip = to[0];
+    vcpu_update_mode(v);
+    return true;
 }
 
 int pc_destroy(struct pc *pc, struct error *e)
