@@ -32,6 +32,14 @@ all: $(BUILD)/doppel ## build the program (BUILD, CC, SAN, OPT, CFLAGS)
 $(BUILD)/doppel: $(BUILD)/src/cli/main.o $(BUILD)/libdoppel.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
+# The version is compiled into one file, again whenever it is another.
+VERSION := $(shell tools/version)
+$(BUILD)/version: FORCE
+	@mkdir -p $(@D)
+	@echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' >$@
+$(BUILD)/src/cli/main.o: $(BUILD)/version
+$(BUILD)/src/cli/main.o: ALL_CFLAGS += -DDOPPEL_VERSION='"$(VERSION)"'
+
 $(BUILD)/libdoppel.a: $(OBJS)
 	rm -f $@
 	ar rcs $@ $^
@@ -55,7 +63,7 @@ $(TESTS:%.c=$(BUILD)/%.o) $(SUPPORT): ALL_CFLAGS += -Itests/support
 
 # Packages are looked for by one file each, so that a machine that has them pays nothing.
 NEED := /usr/include/stdio.h /usr/include/Zydis/Zydis.h /usr/include/jansson.h
-NEED_CHECK := /usr/include/cmocka.h $(addprefix /usr/bin/,clang clang-format iasl)
+NEED_CHECK := /usr/include/cmocka.h $(addprefix /usr/bin/,clang clang-format iasl groff)
 $(NEED) &:
 	tools/setup build
 $(NEED_CHECK) &: | $(NEED)
@@ -116,9 +124,9 @@ bench: all guest $(BENCH_DEPS) ## measure, side by side with QEMU (GROUPS, ROUND
 # Fuzzing: every tests/fuzz/foo_fuzz.c is a libFuzzer target over an instrumented library.
 FUZZ := $(sort $(wildcard tests/fuzz/*_fuzz.c))
 FUZZ_BINS := $(FUZZ:%.c=$(BUILD)/%)
-FUZZ_SECONDS ?= 60
+T ?= 60
 
-fuzz: ## run every fuzz target for FUZZ_SECONDS (60)
+fuzz: ## run every fuzz target for T seconds (60)
 	@tools/setup fuzz
 	@$(MAKE) --no-print-directory CC=clang SAN=address,undefined BUILD=build-fuzz \
 		CFLAGS="-g -O1 -fsanitize=fuzzer-no-link" fuzz-run
@@ -126,17 +134,27 @@ fuzz: ## run every fuzz target for FUZZ_SECONDS (60)
 fuzz-run: $(FUZZ_BINS)
 	@$(if $(FUZZ_BINS),,echo "no fuzz targets in tests/fuzz" >&2; exit 1)
 	@set -e; for f in $(FUZZ_BINS); do echo "fuzz $$f"; mkdir -p $$f.corpus; \
-		$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 \
-			-artifact_prefix=$$f. $$f.corpus; done
+		d=tests/fuzz/$$(basename $$f _fuzz).dict; c=tests/fuzz/$$(basename $$f _fuzz).crashes; \
+		$$f -max_total_time=$(T) -timeout=10 -print_final_stats=1 -rss_limit_mb=2048 -verbosity=0 \
+			$$([ ! -f $$d ] || echo -dict=$$d) -artifact_prefix=$$f. $$f.corpus \
+			$$([ ! -d $$c ] || echo $$c); done
 
 $(FUZZ_BINS): %: %.o $(BUILD)/libdoppel.a
 	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 PREFIX ?= /usr/local
-install: all ## install the program and its manual (DESTDIR, PREFIX)
+install: all ## install the program, its manual and bash completion (DESTDIR, PREFIX)
+	$(BUILD)/doppel --man >$(BUILD)/doppel.1
+	$(BUILD)/doppel --completion >$(BUILD)/doppel.bash
 	install -D -m 755 $(BUILD)/doppel $(DESTDIR)$(PREFIX)/bin/doppel
-	if $(BUILD)/doppel --man >$(BUILD)/doppel.1; then \
-		install -D -m 644 $(BUILD)/doppel.1 $(DESTDIR)$(PREFIX)/share/man/man1/doppel.1; fi
+	install -D -m 644 $(BUILD)/doppel.1 $(DESTDIR)$(PREFIX)/share/man/man1/doppel.1
+	install -D -m 644 $(BUILD)/doppel.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/doppel
+
+deb: all ## make a Debian package in the build directory
+	rm -rf $(BUILD)/deb $(BUILD)/doppel_*.deb
+	@$(MAKE) --no-print-directory BUILD=$(BUILD) DESTDIR=$(BUILD)/deb PREFIX=/usr install
+	tools/deb $(BUILD) $(VERSION)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -146,5 +164,5 @@ clean: ## remove this build directory
 
 -include $(shell find $(BUILD) -name bench-programs -prune -o -name '*.d' -print 2>/dev/null)
 
-.PHONY: all guest run check check-threads check-threads-run soak mutate bench fuzz fuzz-run install help clean
+.PHONY: all guest run check check-threads check-threads-run soak mutate bench fuzz fuzz-run install deb help clean FORCE
 .DELETE_ON_ERROR:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ACPI tables for the PC (ACPI 6.4 chapter 5); see acpi.h. Written on the wiring thread, before the
+ * ACPI tables for the PC (ACPI 6.4 chapter 5); see acpi.h. Made on the wiring thread, before the
  * guest runs. The guest controls nothing here; later it may scribble over the tables, which are
  * plain RAM because the FACS holds the global lock.
  */
@@ -12,8 +12,6 @@
 
 #include "boot/aml.h"
 #include "boot/memmap.h"
-
-#define AREA_SIZE (MEMMAP_BIOS_END - MEMMAP_BIOS)
 
 enum { SPACE_MEMORY = 0, SPACE_IO = 1 }; /* of an address */
 enum { ACCESS_ANY = 0, ACCESS_BYTE = 1, ACCESS_WORD = 2, ACCESS_DWORD = 3 };
@@ -77,7 +75,9 @@ struct __attribute__((packed)) fadt { /* 5.2.9 */
 };
 _Static_assert(sizeof(struct fadt) == 276, "FADT of ACPI 6 (5.2.9)");
 _Static_assert(sizeof(struct facs) == 64, "FACS (5.2.10)");
-_Static_assert(sizeof(struct rsdp) == 36, "RSDP (5.2.5.3)");
+_Static_assert(sizeof(struct rsdp) == ACPI_RSDP_SIZE, "RSDP (5.2.5.3)");
+_Static_assert(offsetof(struct rsdp, rsdt) == ACPI_RSDP_RSDT, "RSDP (5.2.5.3)");
+_Static_assert(offsetof(struct rsdp, xsdt) == ACPI_RSDP_XSDT, "RSDP (5.2.5.3)");
 
 enum { /* FADT flags (table 5.10) */
        FADT_WBINVD = 1 << 0,
@@ -107,10 +107,10 @@ enum { /* MADT entries (table 5.21), and the flag of 5.2.12 */
        MADT_ACTIVE_HIGH_LEVEL = 0x0d,
 };
 
-/* The area as it will lie at MEMMAP_BIOS. */
+/* What is built: the image, and the address of its first byte as the tables state it. */
 struct area {
-    uint8_t bytes[AREA_SIZE];
-    size_t used;
+    struct acpi_image *image;
+    uint64_t base;
     bool full;
 };
 
@@ -136,6 +136,7 @@ struct acpi_config acpi_config_default(unsigned cpus)
         .hpet = MEMMAP_HPET,
         .hpet_id = 0x8086a201,
         .pvpanic_port = 0x505,
+        .pci_config = 0xcf8,
     };
 }
 
@@ -151,14 +152,26 @@ static uint8_t checksum(const void *bytes, size_t n)
 /* Copies n bytes to the next place aligned to 64 bytes (the FACS wants that); its address. */
 static uint64_t place(struct area *a, const void *bytes, size_t n)
 {
-    size_t at = (a->used + 63) & ~(size_t)63;
-    if (a->full || at > sizeof(a->bytes) || n > sizeof(a->bytes) - at) {
+    struct acpi_image *i = a->image;
+    size_t at = (i->size + 63) & ~(size_t)63;
+    if (a->full || at > sizeof(i->bytes) || n > sizeof(i->bytes) - at) {
         a->full = true;
         return 0;
     }
-    memcpy(a->bytes + at, bytes, n);
-    a->used = at + n;
-    return MEMMAP_BIOS + at;
+    memcpy(i->bytes + at, bytes, n);
+    i->size = at + n;
+    return a->base + at;
+}
+
+/* The table at `table` has an address of `size` bytes at `offset`. */
+static void note_pointer(struct area *a, uint64_t table, size_t offset, uint8_t size)
+{
+    struct acpi_image *i = a->image;
+    if (i->pointer_count == ACPI_POINTERS_MAX)
+        a->full = true;
+    else
+        i->pointers[i->pointer_count++] =
+            (struct acpi_pointer){(uint32_t)(table - a->base + offset), size};
 }
 
 /* Completes the header of a table of n bytes and places it. */
@@ -175,7 +188,13 @@ static uint64_t place_table(struct area *a, struct header *h, const char *signat
     memcpy(h->creator_id, "DOPL", 4);
     h->creator_revision = 1;
     h->checksum = checksum(h, n);
-    return place(a, h, n);
+    uint64_t at = place(a, h, n);
+    if (a->image->table_count == ACPI_TABLES_MAX)
+        a->full = true;
+    else
+        a->image->tables[a->image->table_count++] =
+            (struct acpi_table){(uint32_t)(at - a->base), (uint32_t)n};
+    return at;
 }
 
 static void device_begin(struct aml *a, const char *name, const char *eisa_id)
@@ -195,6 +214,23 @@ static void device_begin(struct aml *a, const char *name, const char *eisa_id)
 static void device_end(struct aml *a)
 {
     aml_end_resources(a);
+    aml_end(a);
+}
+
+/* The root bridge with what it passes on: all ports but its own, the VGA window, the hole below the
+ * chipset's registers. No function has an interrupt pin, so there is no routing table. */
+static void dsdt_pci(struct aml *a, const struct acpi_config *c)
+{
+    device_begin(a, "PCI0", "PNP0A03");
+    aml_bus_window(a, 0, 0xff);
+    aml_io(a, c->pci_config, 8);
+    aml_io_window(a, 0, c->pci_config - 1);
+    aml_io_window(a, c->pci_config + 8, 0xffff);
+    aml_memory_window(a, MEMMAP_LOW_END, MEMMAP_SHADOW - 1);
+    aml_memory_window(a, MEMMAP_HOLE, MEMMAP_IOAPIC - 1);
+    aml_end_resources(a);
+    aml_name(a, "_UID");
+    aml_integer(a, 0);
     aml_end(a);
 }
 
@@ -244,9 +280,10 @@ static uint64_t place_dsdt(struct area *area, const struct acpi_config *c)
     aml_integer(&a, 0);
     aml_integer(&a, 0);
     aml_end(&a);
-    /* No PCI root bridge: the machine has no PCI bus yet, and an OS that is told of one would
-     * scan configuration space that nothing answers. Nor a power button: nothing would press it. */
+    /* There is no power button: nothing would press it. */
     aml_begin_scope(&a, "\\_SB_");
+    if (c->pci_config != 0)
+        dsdt_pci(&a, c);
     dsdt_devices(&a, c);
     aml_end(&a);
     if (a.failed)
@@ -295,7 +332,11 @@ static uint64_t place_fadt(struct area *area, const struct acpi_config *c, uint6
         f.x_gpe0_blk = io_address(c->gpe0, c->gpe0_length, ACCESS_BYTE);
     }
     memcpy(&f.hypervisor_vendor, "doppel\0\0", 8);
-    return place_table(area, &f.h, "FACP", 6, sizeof(f));
+    uint64_t at = place_table(area, &f.h, "FACP", 6, sizeof(f));
+    note_pointer(area, at, offsetof(struct fadt, firmware_ctrl), 4);
+    note_pointer(area, at, offsetof(struct fadt, dsdt), 4);
+    note_pointer(area, at, offsetof(struct fadt, x_dsdt), 8);
+    return at;
 }
 
 /* One entry of the MADT: its type, its length, then `content`. */
@@ -394,45 +435,91 @@ static uint64_t place_hpet(struct area *area, const struct acpi_config *c)
     return place_table(area, &t.h, "HPET", 1, sizeof(t));
 }
 
+#define ROOT_ENTRIES 3
+
+/* The two lists of tables: 64-bit addresses, and 32-bit ones for who knows ACPI 1.0 only. */
+static uint64_t place_xsdt(struct area *area, const uint64_t *entries, unsigned n)
+{
+    struct __attribute__((packed)) {
+        struct header h;
+        uint64_t entries[ROOT_ENTRIES];
+    } t = {.entries = {0}};
+    for (unsigned i = 0; i < n; i++)
+        t.entries[i] = entries[i];
+    uint64_t at = place_table(area, &t.h, "XSDT", 1, sizeof(t.h) + n * sizeof(t.entries[0]));
+    for (unsigned i = 0; i < n; i++)
+        note_pointer(area, at, sizeof(t.h) + i * sizeof(t.entries[0]), 8);
+    return at;
+}
+
+static uint64_t place_rsdt(struct area *area, const uint64_t *entries, unsigned n)
+{
+    struct __attribute__((packed)) {
+        struct header h;
+        uint32_t entries[ROOT_ENTRIES];
+    } t = {.entries = {0}};
+    for (unsigned i = 0; i < n; i++)
+        t.entries[i] = (uint32_t)entries[i];
+    uint64_t at = place_table(area, &t.h, "RSDT", 1, sizeof(t.h) + n * sizeof(t.entries[0]));
+    for (unsigned i = 0; i < n; i++)
+        note_pointer(area, at, sizeof(t.h) + i * sizeof(t.entries[0]), 4);
+    return at;
+}
+
 static void place_all(struct area *area, const struct acpi_config *c)
 {
     struct rsdp rsdp = {.signature = "RSD PTR ", .oem_id = "DOPPEL", .revision = 2};
     struct facs facs = {.signature = "FACS", .length = sizeof(facs), .version = 2};
-    struct __attribute__((packed)) {
-        struct header h;
-        uint64_t entries[3];
-    } xsdt = {.entries = {0}};
+    uint64_t entries[ROOT_ENTRIES];
     unsigned n = 0;
 
-    area->used = sizeof(rsdp); /* it comes first, at the start of the area */
+    area->image->size = sizeof(rsdp); /* it comes first, at the start of the image */
     uint64_t facs_at = place(area, &facs, sizeof(facs));
     uint64_t dsdt_at = place_dsdt(area, c);
-    xsdt.entries[n++] = place_fadt(area, c, dsdt_at, facs_at);
-    xsdt.entries[n++] = place_madt(area, c);
+    entries[n++] = place_fadt(area, c, dsdt_at, facs_at);
+    entries[n++] = place_madt(area, c);
     if (c->hpet != 0)
-        xsdt.entries[n++] = place_hpet(area, c);
+        entries[n++] = place_hpet(area, c);
     rsdp.length = sizeof(rsdp);
-    rsdp.xsdt = place_table(area, &xsdt.h, "XSDT", 1, sizeof(struct header) + n * sizeof(uint64_t));
-    rsdp.checksum = checksum(&rsdp, 20); /* the part that ACPI 1.0 knew */
+    rsdp.rsdt = (uint32_t)place_rsdt(area, entries, n);
+    rsdp.xsdt = place_xsdt(area, entries, n);
+    rsdp.checksum = checksum(&rsdp, ACPI_RSDP_1_SIZE);
     rsdp.extended_checksum = checksum(&rsdp, sizeof(rsdp));
-    memcpy(area->bytes, &rsdp, sizeof(rsdp));
+    memcpy(area->image->bytes, &rsdp, sizeof(rsdp));
+}
+
+struct acpi_image *acpi_image_create(const struct acpi_config *c, uint64_t base, struct error *e)
+{
+    if (c->cpus == 0 || c->cpus > ACPI_CPUS_MAX) {
+        error_set(e, EINVAL, "ACPI tables for %u processors: give 1 to %u", c->cpus, ACPI_CPUS_MAX);
+        return NULL;
+    }
+    struct acpi_image *image = calloc(1, sizeof(*image));
+    if (image == NULL) {
+        error_set(e, ENOMEM, "no memory for the ACPI tables");
+        return NULL;
+    }
+    struct area area = {.image = image, .base = base};
+    place_all(&area, c);
+    if (area.full) {
+        error_set(e, ENOMEM, "the ACPI tables do not fit in the BIOS area");
+        free(image);
+        return NULL;
+    }
+    return image;
 }
 
 int acpi_build(struct mem *m, const struct acpi_config *c, uint64_t *rsdp, struct error *e)
 {
-    if (c->cpus == 0 || c->cpus > ACPI_CPUS_MAX)
-        return error_set(e, EINVAL, "ACPI tables for %u processors: give 1 to %u", c->cpus,
-                         ACPI_CPUS_MAX);
-    struct area *area = calloc(1, sizeof(*area));
-    if (area == NULL)
-        return error_set(e, ENOMEM, "no memory for the ACPI tables");
-    place_all(area, c);
+    struct error own = {0};
+    e = e != NULL ? e : &own;
+    struct acpi_image *image = acpi_image_create(c, MEMMAP_BIOS, e);
+    if (image == NULL)
+        return -e->code;
     int r = 0;
-    if (area->full)
-        r = error_set(e, ENOMEM, "the ACPI tables do not fit in the BIOS area");
-    else if (mem_write(m, GPA(MEMMAP_BIOS), area->bytes, area->used) != 0)
+    if (mem_write(m, GPA(MEMMAP_BIOS), image->bytes, image->size) != 0)
         r = error_set(e, EFAULT, "the BIOS area at 0x%llx is not RAM", MEMMAP_BIOS);
-    free(area);
+    free(image);
     *rsdp = MEMMAP_BIOS;
     return r;
 }

@@ -200,3 +200,34 @@ void aml_memory32(struct aml *a, uint32_t base, uint32_t length)
     put(a, &base, 4);
     put(a, &length, 4);
 }
+
+enum { WINDOW_MEMORY = 0, WINDOW_IO = 1, WINDOW_BUS = 2 }; /* ACPI 6.4, table 6.44 */
+#define WINDOW_FIXED    0x0c /* both ends are, and the bridge produces it (table 6.45) */
+#define WINDOW_IO_ALL   0x03 /* of ISA and not (table 6.48) */
+#define WINDOW_WRITABLE 0x01 /* and not cacheable (table 6.47) */
+
+static void word_window(struct aml *a, uint8_t type, uint8_t flags, uint16_t first, uint16_t last)
+{
+    const uint16_t range[5] = {0, first, last, 0, (uint16_t)(last - first + 1)};
+    const uint8_t head[6] = {0x88, 0x0d, 0x00, type, WINDOW_FIXED, flags};
+    put(a, head, sizeof(head));
+    put(a, range, sizeof(range));
+}
+
+void aml_bus_window(struct aml *a, uint16_t first, uint16_t last)
+{
+    word_window(a, WINDOW_BUS, 0, first, last);
+}
+
+void aml_io_window(struct aml *a, uint16_t first, uint16_t last)
+{
+    word_window(a, WINDOW_IO, WINDOW_IO_ALL, first, last);
+}
+
+void aml_memory_window(struct aml *a, uint32_t first, uint32_t last)
+{
+    const uint32_t range[5] = {0, first, last, 0, last - first + 1};
+    const uint8_t head[6] = {0x87, 0x17, 0x00, WINDOW_MEMORY, WINDOW_FIXED, WINDOW_WRITABLE};
+    put(a, head, sizeof(head));
+    put(a, range, sizeof(range));
+}

@@ -39,6 +39,10 @@ void aml_begin_resources(struct aml *a);
 void aml_io(struct aml *a, uint16_t port, uint8_t length);
 void aml_irq(struct aml *a, uint8_t irq); /* edge, active high, exclusive */
 void aml_memory32(struct aml *a, uint32_t base, uint32_t length);
+/* Ranges that a bridge passes on, both ends inclusive: bus numbers, ports, memory. */
+void aml_bus_window(struct aml *a, uint16_t first, uint16_t last);
+void aml_io_window(struct aml *a, uint16_t first, uint16_t last);
+void aml_memory_window(struct aml *a, uint32_t first, uint32_t last);
 void aml_end_resources(struct aml *a);
 
 #endif

@@ -5,12 +5,15 @@
 #include <errno.h>
 
 #include "boot/image.h"
+#include "boot/mptable.h"
+#include "x86/cpuid.h"
 
 #define MIB  (1ull << 20)
 #define GIB4 (1ull << 32)
 
 /* The first that recognises the file loads it. */
-static const struct boot_loader *const loaders[] = {&boot_bzimage, &boot_pvh, &boot_multiboot};
+static const struct boot_loader *const loaders[] = {&boot_bzimage, &boot_pvh, &boot_multiboot2,
+                                                    &boot_multiboot};
 
 int boot_put(struct boot_job *j, uint64_t at, const void *bytes, size_t n, struct error *e)
 {
@@ -58,13 +61,29 @@ static int put_bios_data(struct boot_job *j, struct error *e)
     return boot_put(j, MEMMAP_BDA, bda, sizeof(bda), e);
 }
 
+/* ACPI tables and the MP table, which say the same. */
+static int put_tables(struct boot_job *j, struct error *e)
+{
+    const struct cpuid_model *model = j->bsp->platform->cpuid;
+    uint32_t signature = 0, features = 0;
+
+    for (unsigned i = 0; model != NULL && i < model->count; i++) {
+        if (model->entries[i].leaf != 1)
+            continue;
+        signature = model->entries[i].eax;
+        features = model->entries[i].edx;
+    }
+    int r = acpi_build(j->mem, j->config->acpi, &j->rsdp, e);
+    return r == 0 ? mptable_build(j->mem, j->config->acpi, signature, features, e) : r;
+}
+
 static int load(struct boot_job *j, struct error *e)
 {
     for (unsigned i = 0; i < sizeof(loaders) / sizeof(loaders[0]); i++)
         if (loaders[i]->recognise(j->kernel))
             return loaders[i]->load(j, e);
     return error_set(e, ENOEXEC,
-                     "not a kernel: a bzImage, an ELF file with the PVH note or a multiboot 1 "
+                     "not a kernel: a bzImage, an ELF file with the PVH note or a multiboot "
                      "kernel is needed");
 }
 
@@ -82,6 +101,8 @@ int boot_place(struct mem *m, struct vcpu *bsp, const struct boot_files *f,
         .cmdline = c->cmdline != NULL ? c->cmdline : "",
     };
     e = e != NULL ? e : &own; /* a prefix needs a text */
+    if (f->firmware.data != NULL)
+        return boot_firmware_place(m, &f->firmware, e);
     int r = memmap_build(c->ram_size, &j.map, e);
     if (r != 0)
         return r;
@@ -90,7 +111,7 @@ int boot_place(struct mem *m, struct vcpu *bsp, const struct boot_files *f,
     if (r == 0)
         r = put_bios_data(&j, e);
     if (r == 0 && c->acpi != NULL)
-        r = acpi_build(m, c->acpi, &j.rsdp, e);
+        r = put_tables(&j, e);
     if (r != 0)
         return r;
     r = load(&j, e);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Kernels into memory. What is started is told from its bytes: a bzImage by its 64-bit entry, an
- * ELF file with the PVH note, a multiboot 1 kernel. The loader writes the kernel, its initrd, its
+ * ELF file with the PVH note, a multiboot kernel. The loader writes the kernel, its initrd, its
  * command line, the memory map and the ACPI tables into guest memory and sets the state that the
  * first processor starts in.
+ *
+ * Or firmware is started, which loads what it likes (firmware.c).
  *
  * Files are made by strangers: they are read once, whole, into memory of our own (a file that is
  * changed meanwhile changes nothing), and every size and offset in them is checked before use.
@@ -22,9 +24,11 @@
 #include "mem/mem.h"
 #include "x86/vcpu.h"
 
-#define BOOT_KERNEL_MAX (1ull << 30) /* bytes of a kernel file, debug information included */
+#define BOOT_KERNEL_MAX   (1ull << 30) /* bytes of a kernel file, debug information included */
+#define BOOT_FIRMWARE_MAX (1ull << 30) /* its own limit is lower and has its own sentence */
 
 struct boot_config {
+    const char *firmware_path; /* NULL = none; otherwise nothing else is loaded */
     const char *kernel_path;
     const char *initrd_path;        /* NULL = none; the module of a multiboot or PVH kernel */
     const char *cmdline;            /* NULL = empty */
@@ -43,7 +47,7 @@ struct boot_bytes {
 /* Kept for the life of the VM, so that a reset starts what the first start started, whatever has
  * become of the files. */
 struct boot_files {
-    struct boot_bytes kernel, initrd; /* initrd.data NULL = none */
+    struct boot_bytes firmware, kernel, initrd; /* data NULL = none */
 };
 
 /* Reads the files of c. 0, or -ENOENT, -EACCES, -EISDIR, -EINVAL, -EFBIG, -ENOMEM, -EIO …; then
@@ -51,8 +55,9 @@ struct boot_files {
 int boot_files_read(struct boot_files *f, const struct boot_config *c, struct error *e);
 void boot_files_free(struct boot_files *f);
 
-/* Places the files in m, whose blocks are those of memmap_build, and sets bsp, which is in the
- * state of power-up reset, to the state that the kernel's format asks for. -EINVAL, -ENOSPC (does
+/* Places the files in m, whose blocks are those of memmap_build and, with firmware, a ROM of its
+ * size that ends at 4 GiB; sets bsp, which is in the state of power-up reset, to the state that the
+ * kernel's format asks for. Firmware starts at reset's. -EINVAL, -ENOSPC (does
  * not fit), -ENOEXEC (not a format we know), -EFAULT, with the sentence. */
 int boot_place(struct mem *m, struct vcpu *bsp, const struct boot_files *f,
                const struct boot_config *c, struct error *e);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bzImage by its 64-bit entry (Linux Documentation/arch/x86/boot.rst and zero-page.rst, protocol
- * 2.12 and later). The file controls every byte of the setup header. Wiring thread.
+ * bzImage by its 64-bit entry or, when it has none, its 32-bit one (Linux
+ * Documentation/arch/x86/boot.rst and zero-page.rst, protocol 2.10 and later). The file controls
+ * every byte of the setup header. Wiring thread.
  *
  * In memory: GDT, page tables, zero page and command line in the lowest pages (the kernel's
  * decompressor uses the top of conventional memory for itself), the kernel at its preferred address
@@ -43,11 +44,14 @@
 #define PREF_ADDRESS       0x258, 8
 #define INIT_SIZE          0x260, 4
 #define HEADER_START       0x1f1u
-#define HEADER_END_2_12    0x268u
+#define HEADER_END_2_10    0x264u
 #define HEADER_END_MAX     0x290u /* the zero page has other fields from here */
 #define E820_TABLE         0x2d0u
 #define E820_ENTRY_SIZE    20u
 #define E820_TABLE_MAX     128u
+
+#define VERSION_INIT_SIZE  0x20au
+#define VERSION_XLOADFLAGS 0x20cu
 
 #define MAGIC_HDRS       0x53726448u
 #define BOOT_FLAG_VALUE  0xaa55u
@@ -69,7 +73,7 @@ struct setup {
     uint64_t init_size, pref_address, alignment;
     uint64_t initrd_end; /* one past the last byte an initrd may have */
     uint64_t cmdline_max;
-    bool relocatable, above_4g;
+    bool relocatable, above_4g, entry_64;
 };
 
 /* get(p, FIELD): the offset and size of the field come from its macro. */
@@ -97,19 +101,15 @@ static int check_kind(const struct boot_bytes *k, struct error *e)
     if (get(p, BOOT_FLAG) != BOOT_FLAG_VALUE)
         return error_set(e, EINVAL, "bad bzImage: boot_flag is 0x%llx, not 0xaa55",
                          (unsigned long long)get(p, BOOT_FLAG));
-    if (version < 0x20c)
+    if (version < VERSION_INIT_SIZE)
         return error_set(e, EINVAL,
-                         "boot protocol %u.%02u has no 64-bit entry: take a 64-bit kernel of "
-                         "Linux 3.8 or later",
+                         "boot protocol %u.%02u does not say how much memory the kernel needs: "
+                         "take Linux 2.6.31 or later",
                          version >> 8, version & 0xff);
     if (k->size < HEADER_END_MAX)
         return error_set(e, EINVAL, "bzImage is cut short in its setup header: copy it again");
     if (!(get(p, LOADFLAGS) & LOADED_HIGH))
         return error_set(e, EINVAL, "zImage (loaded below 1 MiB) is not supported: take a bzImage");
-    if (!(get(p, XLOADFLAGS) & XLF_KERNEL_64))
-        return error_set(e, EINVAL,
-                         "bzImage has no 64-bit entry (XLF_KERNEL_64): take a 64-bit "
-                         "kernel");
     return 0;
 }
 
@@ -123,7 +123,7 @@ static int check_parts(const struct boot_bytes *k, struct setup *s, struct error
     unsigned jump = (unsigned)get(p, JUMP);
 
     s->header_end = 0x202 + (jump >> 8);
-    if ((jump & 0xff) != JUMP_SHORT || s->header_end < HEADER_END_2_12 ||
+    if ((jump & 0xff) != JUMP_SHORT || s->header_end < HEADER_END_2_10 ||
         s->header_end > HEADER_END_MAX)
         return error_set(e, EINVAL, "bad bzImage: its setup header ends at 0x%x", s->header_end);
     if (setup_size >= k->size)
@@ -160,12 +160,14 @@ static int check_placement(struct setup *s, struct error *e)
 {
     const uint8_t *p = s->setup;
     uint64_t unused;
+    uint64_t flags = get(p, VERSION) >= VERSION_XLOADFLAGS ? get(p, XLOADFLAGS) : 0;
 
     s->init_size = get(p, INIT_SIZE);
     s->pref_address = get(p, PREF_ADDRESS);
     s->alignment = get(p, KERNEL_ALIGNMENT);
     s->relocatable = get(p, RELOCATABLE_KERNEL) != 0;
-    s->above_4g = get(p, XLOADFLAGS) & XLF_ABOVE_4G;
+    s->entry_64 = flags & XLF_KERNEL_64;
+    s->above_4g = s->entry_64 && (flags & XLF_ABOVE_4G);
     s->initrd_end = s->above_4g ? UINT64_MAX : get(p, INITRD_ADDR_MAX) + 1;
     s->cmdline_max = get(p, CMDLINE_SIZE);
 
@@ -288,22 +290,34 @@ static int put_zero_page(struct boot_job *j, const struct setup *s, uint64_t ker
     return boot_put(j, *at, zero, sizeof(zero), e);
 }
 
+/* The entry: 64-bit code with the page tables at cr3, or flat 32-bit code without. */
+static void start(struct boot_job *j, const struct setup *s, uint64_t kernel, uint64_t gdt,
+                  uint64_t cr3)
+{
+    if (s->entry_64) {
+        boot_cpu_long(j->bsp, kernel + ENTRY_64, gdt, cr3);
+        return;
+    }
+    boot_cpu_protected(j->bsp, (uint32_t)kernel);
+    j->bsp->gdtr = (struct x86_table_register){gdt, BOOT_GDT_SIZE - 1};
+}
+
 static int load(struct boot_job *j, struct error *e)
 {
     struct setup s;
-    uint64_t kernel, initrd, gdt, cr3, zero;
+    uint64_t kernel, initrd, gdt, cr3 = 0, zero;
     int r;
 
     if ((r = check_kind(j->kernel, e)) != 0 || (r = check_parts(j->kernel, &s, e)) != 0 ||
         (r = check_placement(&s, e)) != 0 || (r = check_options(j, &s, e)) != 0)
         return r;
     if ((r = layout_find(&j->layout, LAYOUT_UP, BOOT_GDT_SIZE, 16, 0, MIB, "the GDT", &gdt, e)) ||
-        (r = boot_put(j, gdt, boot_gdt, BOOT_GDT_SIZE, e)) != 0 ||
-        (r = put_page_tables(j, &cr3, e)) != 0 || (r = place_kernel(j, &s, &kernel, e)) != 0 ||
-        (r = place_initrd(j, &s, &initrd, e)) != 0 ||
+        (r = boot_put(j, gdt, s.entry_64 ? boot_gdt : boot_gdt_32, BOOT_GDT_SIZE, e)) != 0 ||
+        (s.entry_64 && (r = put_page_tables(j, &cr3, e)) != 0) ||
+        (r = place_kernel(j, &s, &kernel, e)) != 0 || (r = place_initrd(j, &s, &initrd, e)) != 0 ||
         (r = put_zero_page(j, &s, kernel, initrd, &zero, e)) != 0)
         return r;
-    boot_cpu_long(j->bsp, kernel + ENTRY_64, gdt, cr3);
+    start(j, &s, kernel, gdt, cr3);
     j->bsp->gpr[RSI] = zero;
     return 0;
 }

@@ -5,8 +5,9 @@
 
 enum { SELECTOR_CODE = 0x10, SELECTOR_DATA = 0x18 };
 
-/* Descriptors as in memory (SDM 3A 3.4.5): 64-bit code, flat data. */
+/* Descriptors as in memory (SDM 3A 3.4.5): 64-bit or flat 32-bit code, flat data. */
 const uint64_t boot_gdt[BOOT_GDT_SIZE / 8] = {0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff};
+const uint64_t boot_gdt_32[BOOT_GDT_SIZE / 8] = {0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff};
 
 #define TYPE_CODE     0x0bu /* execute, read, accessed */
 #define TYPE_DATA     0x03u /* read, write, accessed */
@@ -48,7 +49,7 @@ void boot_cpu_mtrrs(struct vcpu *v)
     v->mtrr_def_type = MTRR_ENABLE | MTRR_FIX | MTRR_WRITE_BACK;
     memset(v->mtrr_fixed, 0, sizeof(v->mtrr_fixed));
     v->mtrr_fixed[0] = v->mtrr_fixed[1] = ALL_WRITE_BACK; /* up to 0xa0000 */
-    for (uint64_t at = MEMMAP_BIOS; at < MEMMAP_BIOS_END; at += 0x8000)
+    for (uint64_t at = MEMMAP_SHADOW; at < MEMMAP_BIOS_END; at += 0x8000)
         v->mtrr_fixed[first_4k + (at - 0xc0000) / 0x8000] = ALL_WRITE_BACK;
     memset(v->mtrr_base, 0, sizeof(v->mtrr_base));
     memset(v->mtrr_mask, 0, sizeof(v->mtrr_mask));

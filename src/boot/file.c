@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Kernel and initrd files, read whole; see boot.h. Wiring thread. Whoever made the file controls
  * its bytes and may change it while it is read. */
-#include "boot/boot.h"
+#include "boot/image.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -119,10 +119,17 @@ static int bytes_read(struct boot_bytes *b, const char *path, const char *option
 
 int boot_files_read(struct boot_files *f, const struct boot_config *c, struct error *e)
 {
+    int r = 0;
+
     *f = (struct boot_files){0};
-    if (c->kernel_path == NULL)
+    if (c->firmware_path == NULL && c->kernel_path == NULL)
         return error_set(e, EINVAL, "there is no kernel: give one with --kernel");
-    int r = bytes_read(&f->kernel, c->kernel_path, "--kernel", BOOT_KERNEL_MAX, e);
+    if (c->firmware_path != NULL)
+        r = bytes_read(&f->firmware, c->firmware_path, "--firmware", BOOT_FIRMWARE_MAX, e);
+    if (r == 0 && c->firmware_path != NULL)
+        r = boot_firmware_check(&f->firmware, e);
+    if (r == 0 && c->kernel_path != NULL)
+        r = bytes_read(&f->kernel, c->kernel_path, "--kernel", BOOT_KERNEL_MAX, e);
     if (r == 0 && c->initrd_path != NULL)
         r = bytes_read(&f->initrd, c->initrd_path, "--initrd", c->ram_size, e);
     if (r != 0)
@@ -132,6 +139,7 @@ int boot_files_read(struct boot_files *f, const struct boot_config *c, struct er
 
 void boot_files_free(struct boot_files *f)
 {
+    bytes_free(&f->firmware);
     bytes_free(&f->kernel);
     bytes_free(&f->initrd);
 }

@@ -53,7 +53,11 @@ struct boot_loader {
     int (*load)(struct boot_job *j, struct error *e);
 };
 
-extern const struct boot_loader boot_bzimage, boot_pvh, boot_multiboot;
+extern const struct boot_loader boot_bzimage, boot_pvh, boot_multiboot, boot_multiboot2;
+
+/* Firmware (firmware.c): its size; its bytes at the top of 4 GiB and in the shadow RAM. */
+int boot_firmware_check(const struct boot_bytes *rom, struct error *e);
+int boot_firmware_place(struct mem *m, const struct boot_bytes *rom, struct error *e);
 
 /* Writes to guest memory; -EFAULT with the sentence when it is not RAM. */
 int boot_put(struct boot_job *j, uint64_t at, const void *bytes, size_t n, struct error *e);
@@ -75,7 +79,7 @@ void boot_cpu_protected(struct vcpu *v, uint32_t eip);
 void boot_cpu_long(struct vcpu *v, uint64_t rip, uint64_t gdt, uint64_t cr3);
 
 #define BOOT_GDT_SIZE 32u
-extern const uint64_t boot_gdt[BOOT_GDT_SIZE / 8];
+extern const uint64_t boot_gdt[BOOT_GDT_SIZE / 8], boot_gdt_32[BOOT_GDT_SIZE / 8];
 
 /* Little-endian fields of a file; the caller has checked that they are there. */
 static inline uint64_t boot_field(const uint8_t *p, unsigned size)

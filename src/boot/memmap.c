@@ -32,7 +32,7 @@ int memmap_build(uint64_t ram_size, struct memmap *map, struct error *e)
     uint64_t above = ram_size - below;
 
     add_ram(map, "low", 0, MEMMAP_LOW_END);
-    add_ram(map, "bios", MEMMAP_BIOS, MEMMAP_BIOS_END);
+    add_ram(map, "shadow", MEMMAP_SHADOW, MEMMAP_BIOS_END);
     add_ram(map, "ram", MEMMAP_BIOS_END, below);
     if (above != 0)
         add_ram(map, "high", MEMMAP_HOLE_END, MEMMAP_HOLE_END + above);

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Multiboot 1 kernels (Multiboot Specification 0.6.96) in ELF, 32-bit, or 64-bit with a 32-bit
- * entry as GRUB takes them. The file controls every byte. Wiring thread.
+ * Multiboot 1 kernels (Multiboot Specification 0.6.96): by the addresses in their header, or in
+ * ELF, 32-bit, or 64-bit with a 32-bit entry as GRUB takes them. The file controls every byte.
+ * Wiring thread.
  */
 #include <errno.h>
 
-#include "boot/elf.h"
+#include "boot/multiboot.h"
 
 #define GIB4        (1ull << 32)
 #define MIB         (1ull << 20)
 #define SEARCH_SIZE 8192u /* the header lies whole within these (3.1) */
 #define MAGIC       0x1badb002u
 #define MAGIC_EAX   0x2badb002u
+
+#define HEADER_WITH_ADDRESSES 32u
 
 enum { /* flags of the header (3.1.2) */
        WANT_PAGE_ALIGN = 1 << 0,
@@ -48,8 +51,13 @@ struct __attribute__((packed)) mmap_entry {
 
 enum header_state { HEADER_NONE, HEADER_BAD, HEADER_GOOD };
 
+struct header {
+    size_t at; /* in the file */
+    uint32_t flags;
+};
+
 /* The first header with a good checksum; HEADER_BAD = only bad ones. */
-static enum header_state find_header(const struct boot_bytes *k, uint32_t *flags)
+static enum header_state find_header(const struct boot_bytes *k, struct header *h)
 {
     size_t end = k->size < SEARCH_SIZE ? k->size : SEARCH_SIZE;
     enum header_state state = HEADER_NONE;
@@ -57,8 +65,8 @@ static enum header_state find_header(const struct boot_bytes *k, uint32_t *flags
     for (size_t at = 0; at + 12 <= end; at += 4) {
         if (boot_field(k->data + at, 4) != MAGIC)
             continue;
-        *flags = (uint32_t)boot_field(k->data + at + 4, 4);
-        if ((uint32_t)(MAGIC + *flags + (uint32_t)boot_field(k->data + at + 8, 4)) == 0)
+        *h = (struct header){at, (uint32_t)boot_field(k->data + at + 4, 4)};
+        if ((uint32_t)(MAGIC + h->flags + (uint32_t)boot_field(k->data + at + 8, 4)) == 0)
             return HEADER_GOOD;
         state = HEADER_BAD;
     }
@@ -67,44 +75,21 @@ static enum header_state find_header(const struct boot_bytes *k, uint32_t *flags
 
 static bool recognise(const struct boot_bytes *k)
 {
-    uint32_t flags;
-    return find_header(k, &flags) != HEADER_NONE;
+    struct header h;
+    return find_header(k, &h) != HEADER_NONE;
 }
 
-static int check_header(const struct boot_bytes *k, struct error *e)
+static int check_header(const struct boot_bytes *k, struct header *h, struct error *e)
 {
-    uint32_t flags;
-    if (find_header(k, &flags) != HEADER_GOOD)
+    if (find_header(k, h) != HEADER_GOOD)
         return error_set(e, EINVAL, "bad multiboot kernel: the checksum of its header is wrong");
-    if (flags & WANT_ADDRESSES)
-        return error_set(e, EINVAL,
-                         "multiboot header with addresses (flag 16, a.out kludge) is not "
-                         "supported: link the kernel as ELF and clear the flag");
-    if (flags & WANT_VIDEO)
+    if (h->flags & WANT_VIDEO)
         return error_set(e, EINVAL,
                          "multiboot kernel wants a video mode (flag 2), which is not "
                          "supported");
-    if (flags & WANT_REQUIRED & ~WANT_KNOWN)
-        return error_set(e, EINVAL, "multiboot kernel wants unknown features: flags 0x%x", flags);
-    if (!elf_recognise(k))
-        return error_set(e, EINVAL, "multiboot kernel is not in ELF: link it as ELF");
-    return 0;
-}
-
-/* e_entry is virtual where that makes a difference, and some linker scripts make it physical. */
-static int find_entry(const struct elf *elf, uint32_t *entry, struct error *e)
-{
-    const struct elf_segment *s = elf_find_virtual(elf, elf->entry);
-    uint64_t at = elf->entry;
-    if (s != NULL)
-        at = elf->entry - s->virtual + s->physical;
-    else
-        s = elf_find_physical(elf, at);
-    if (s == NULL || at >= GIB4)
-        return error_set(e, EINVAL,
-                         "bad multiboot kernel: its entry 0x%llx is in no segment below 4 GiB",
-                         (unsigned long long)elf->entry);
-    *entry = (uint32_t)at;
+    if (h->flags & WANT_REQUIRED & ~WANT_KNOWN)
+        return error_set(e, EINVAL, "multiboot kernel wants unknown features: flags 0x%x",
+                         h->flags);
     return 0;
 }
 
@@ -169,19 +154,32 @@ static int put_info(struct boot_job *j, uint64_t *at, struct error *e)
     return boot_put(j, *at, &info, sizeof(info), e);
 }
 
+static int load_image(struct boot_job *j, const struct header *h, uint32_t *entry, struct error *e)
+{
+    struct multiboot_addresses a;
+    const uint8_t *p = j->kernel->data + h->at;
+
+    if (!(h->flags & WANT_ADDRESSES))
+        return multiboot_load_elf(j, entry, e);
+    if (!boot_inside(h->at, HEADER_WITH_ADDRESSES, j->kernel->size))
+        return error_set(e, EINVAL, "multiboot kernel is cut short in its header: copy it again");
+    a.header = (uint32_t)boot_field(p + 12, 4);
+    a.load = (uint32_t)boot_field(p + 16, 4);
+    a.load_end = (uint32_t)boot_field(p + 20, 4);
+    a.bss_end = (uint32_t)boot_field(p + 24, 4);
+    *entry = (uint32_t)boot_field(p + 28, 4);
+    return multiboot_load_addresses(j, h->at, &a, e);
+}
+
 static int load(struct boot_job *j, struct error *e)
 {
-    struct elf elf;
+    struct header h;
     uint32_t entry = 0;
     uint64_t info;
 
-    int r = check_header(j->kernel, e);
+    int r = check_header(j->kernel, &h, e);
     if (r == 0)
-        r = elf_parse(j->kernel, &elf, e);
-    if (r == 0)
-        r = find_entry(&elf, &entry, e);
-    if (r == 0)
-        r = elf_load(j, &elf, e);
+        r = load_image(j, &h, &entry, e);
     if (r == 0)
         r = put_info(j, &info, e);
     if (r != 0)

@@ -81,7 +81,7 @@ static bool recognise(const struct boot_bytes *k)
 
     if (!elf_recognise(k))
         return false;
-    if (!boot_multiboot.recognise(k))
+    if (!boot_multiboot.recognise(k) && !boot_multiboot2.recognise(k))
         return true;
     return elf_parse(k, &elf, NULL) == 0 && find_entry(k, &elf, &entry);
 }

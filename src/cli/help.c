@@ -51,6 +51,7 @@ void cli_help(FILE *out, const struct cli_command *commands)
     fprintf(out, "  %-*s%s\n", COLUMN, "--help", "this text; doppel COMMAND --help tells more");
     fprintf(out, "  %-*s%s\n", COLUMN, "--version", "the version");
     fprintf(out, "  %-*s%s\n", COLUMN, "--man", "the manual page, for man -l -");
+    fprintf(out, "  %-*s%s\n", COLUMN, "--completion", "completion for bash, to be sourced");
 }
 
 void cli_help_command(FILE *out, const struct cli_command *command)
@@ -62,9 +63,7 @@ void cli_help_command(FILE *out, const struct cli_command *command)
             command->summary);
     for (const struct cli_option *o = command->options; o->name != NULL; o++) {
         fprintf(out, "  %-*s%s", COLUMN, form(o, text), o->help);
-        if (o->required)
-            fputs(" (required)", out);
-        else if (o->standard != NULL && o->standard[0] != '\0')
+        if (o->standard != NULL && o->standard[0] != '\0')
             fprintf(out, " [%s]", o->standard);
         putc('\n', out);
         for (unsigned i = 0; listed(o, i, &name, &summary); i++)
@@ -102,9 +101,7 @@ static void man_option(FILE *out, const struct cli_option *o)
     putc('\n', out);
     troff(out, o->help);
     fputs(".\n", out);
-    if (o->required)
-        fputs("Required.\n", out);
-    else if (o->standard != NULL && o->standard[0] != '\0')
+    if (o->standard != NULL && o->standard[0] != '\0')
         fprintf(out, "Default: %s.\n", o->standard);
     for (unsigned i = 0; listed(o, i, &name, &summary); i++) {
         fprintf(out, ".br\n.B %s\n", name);

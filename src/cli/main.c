@@ -5,12 +5,10 @@
 
 #include "cli/run.h"
 
-#define VERSION "0.1"
-
 static const struct cli_command commands[] = {
     {
         .name = "run",
-        .synopsis = "--kernel FILE [OPTION]...",
+        .synopsis = "(--kernel FILE | --firmware FILE) [OPTION]...",
         .summary = "start a virtual machine and run it to its end",
         .options = cli_run_options,
         .run = cli_run,
@@ -57,7 +55,11 @@ int main(int argc, char *argv[])
         return printed();
     }
     if (strcmp(argv[1], "--version") == 0) {
-        puts("doppel " VERSION);
+        puts("doppel " DOPPEL_VERSION); /* the Makefile's */
+        return printed();
+    }
+    if (strcmp(argv[1], "--completion") == 0) {
+        cli_completion(stdout, commands);
         return printed();
     }
     if (strcmp(argv[1], "--man") == 0) {

@@ -21,8 +21,12 @@ const struct cli_option cli_run_options[] = {
      .kind = CLI_FILE,
      .value = "FILE",
      .offset = MEMBER(machine.kernel),
-     .required = true,
      .help = "the kernel: bzImage, ELF with the PVH note, or multiboot"},
+    {.name = "firmware",
+     .kind = CLI_FILE,
+     .value = "FILE",
+     .offset = MEMBER(machine.firmware),
+     .help = "a ROM to start in lieu of a kernel, such as SeaBIOS"},
     {.name = "initrd",
      .kind = CLI_FILE,
      .value = "FILE",
@@ -342,6 +346,27 @@ static int parse_one(int count, char *const words[], int *i, uint64_t *given, st
     return set(o, value, out, e);
 }
 
+/* What options say of each other. */
+static int check_together(const struct machine_config *m, struct error *e)
+{
+    const char *beside = m->kernel != NULL      ? "kernel"
+                         : m->initrd != NULL    ? "initrd"
+                         : m->append[0] != '\0' ? "append"
+                                                : NULL;
+
+    if (m->firmware == NULL && m->kernel == NULL)
+        return error_set(e, EINVAL, "no --kernel; give --kernel FILE, or --firmware FILE");
+    if (m->firmware != NULL && beside != NULL)
+        return error_set(e, EINVAL,
+                         "--%s: firmware starts what it finds itself; leave out --%s or --firmware",
+                         beside, beside);
+    if (m->clock == CLOCK_SOURCE_INSTRUCTIONS && m->cpus > 1)
+        return error_set(e, EINVAL,
+                         "--clock instructions counts the instructions of one processor; give "
+                         "--cpus 1 or --clock real");
+    return 0;
+}
+
 int cli_run_parse(int count, char *const words[], struct cli_run *out, struct error *e)
 {
     uint64_t given = 0;
@@ -355,15 +380,9 @@ int cli_run_parse(int count, char *const words[], struct cli_run *out, struct er
     for (const struct cli_option *o = cli_run_options; o->name != NULL && !out->help; o++) {
         if (given & (uint64_t)1 << (o - cli_run_options))
             continue;
-        if (o->required)
-            return error_set(e, EINVAL, "no --%s; give --%s %s", o->name, o->name, o->value);
         int rc = o->standard != NULL ? set(o, o->standard, out, e) : 0;
         if (rc != 0)
             return rc;
     }
-    if (!out->help && out->machine.clock == CLOCK_SOURCE_INSTRUCTIONS && out->machine.cpus > 1)
-        return error_set(e, EINVAL,
-                         "--clock instructions counts the instructions of one processor; give "
-                         "--cpus 1 or --clock real");
-    return 0;
+    return out->help ? 0 : check_together(&out->machine, e);
 }

@@ -37,7 +37,6 @@ struct cli_option {
     size_t offset;        /* of the member in struct cli_run */
     const char *const *choices;
     uint64_t min, max; /* of CLI_SIZE and CLI_COUNT */
-    bool required;
     const char *help;
 };
 
@@ -73,5 +72,6 @@ struct cli_command {
 void cli_help(FILE *out, const struct cli_command *commands);
 void cli_help_command(FILE *out, const struct cli_command *command);
 void cli_man(FILE *out, const struct cli_command *commands);
+void cli_completion(FILE *out, const struct cli_command *commands); /* for bash */
 
 #endif

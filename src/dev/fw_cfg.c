@@ -17,7 +17,8 @@
 
 #define ID_TRADITIONAL 0x01
 #define ID_DMA         0x02
-#define ITEMS          (FW_CFG_FILES + FW_CFG_FILES_MAX)
+#define IRQ0_OVERRIDE  (FW_CFG_FILES + FW_CFG_FILES_MAX) /* its place among the items */
+#define ITEMS          (IRQ0_OVERRIDE + 1)
 #define NO_ITEM        0xffff
 
 static const uint8_t dma_signature[FW_CFG_DMA_SIZE] = "QEMU CFG";
@@ -51,7 +52,9 @@ struct fw_cfg {
 static const struct item *selected(const struct fw_cfg *f)
 {
     static const struct item none;
-    return f->selector < ITEMS ? &f->items[f->selector] : &none;
+    if (f->selector == FW_CFG_IRQ0_OVERRIDE)
+        return &f->items[IRQ0_OVERRIDE];
+    return f->selector < IRQ0_OVERRIDE ? &f->items[f->selector] : &none;
 }
 
 static void select_item(struct fw_cfg *f, uint16_t selector)
@@ -175,6 +178,7 @@ static int add_fixed_items(struct fw_cfg *f, uint64_t ram_size, unsigned cpus)
     uint32_t id = htole32(ID_TRADITIONAL | ID_DMA), count = 0;
     uint64_t ram = htole64(ram_size);
     uint16_t processors = htole16((uint16_t)cpus);
+    uint8_t irq0_override = 1;
     int err = set_item(f, FW_CFG_SIGNATURE, "QEMU", 4);
     if (err == 0)
         err = set_item(f, FW_CFG_ID, &id, sizeof(id));
@@ -186,6 +190,8 @@ static int add_fixed_items(struct fw_cfg *f, uint64_t ram_size, unsigned cpus)
         err = set_item(f, FW_CFG_MAX_CPUS, &processors, sizeof(processors));
     if (err == 0)
         err = set_item(f, FW_CFG_DIRECTORY, &count, sizeof(count));
+    if (err == 0)
+        err = set_item(f, IRQ0_OVERRIDE, &irq0_override, sizeof(irq0_override));
     return err;
 }
 

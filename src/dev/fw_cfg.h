@@ -12,15 +12,16 @@
 #define FW_CFG_DMA      0x514 /* 64 bits, big-endian */
 #define FW_CFG_DMA_SIZE 8
 
-#define FW_CFG_SIGNATURE 0x0000
-#define FW_CFG_ID        0x0001
-#define FW_CFG_RAM_SIZE  0x0003
-#define FW_CFG_CPUS      0x0005
-#define FW_CFG_MAX_CPUS  0x000f
-#define FW_CFG_DIRECTORY 0x0019
-#define FW_CFG_FILES     0x0020 /* the first file's selector */
-#define FW_CFG_FILES_MAX 64
-#define FW_CFG_NAME_MAX  56 /* with its NUL */
+#define FW_CFG_SIGNATURE     0x0000
+#define FW_CFG_ID            0x0001
+#define FW_CFG_RAM_SIZE      0x0003
+#define FW_CFG_CPUS          0x0005
+#define FW_CFG_MAX_CPUS      0x000f
+#define FW_CFG_DIRECTORY     0x0019
+#define FW_CFG_FILES         0x0020 /* the first file's selector */
+#define FW_CFG_FILES_MAX     64
+#define FW_CFG_IRQ0_OVERRIDE 0x8002 /* of x86: the PIT is wired to input 2 of the I/O APIC */
+#define FW_CFG_NAME_MAX      56     /* with its NUL */
 
 #define FW_CFG_DMA_ERROR  0x01
 #define FW_CFG_DMA_READ   0x02

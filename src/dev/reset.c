@@ -6,7 +6,8 @@
  *
  * 0xcf9 lies inside the dword of the PCI configuration address port 0xcf8. Only a byte access to
  * 0xcf9 is the reset register: a guest that looks for PCI by outl(0xcf8) must not reset itself. So
- * the whole dword is claimed here, and the rest of it answers as an empty bus does.
+ * the whole dword is claimed here; an access to all of it is passed on to the PCI core, and what
+ * is left answers as an empty bus does.
  *
  * A20 is remembered but masks nothing: the line is always open, as on processors since Haswell.
  */
@@ -15,11 +16,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define CONFIG_ADDRESS 0xcf8
-
 struct reset {
     pthread_mutex_t lock;
     struct machine_sink sink;
+    struct pci *pci;
     uint8_t port_a;
     uint8_t control;
 };
@@ -43,14 +43,18 @@ static void port_a_write(void *device, uint64_t offset, uint64_t value, unsigned
 static uint64_t control_read(void *device, uint64_t offset, unsigned size)
 {
     struct reset *r = device;
-    return offset == RESET_CONTROL - CONFIG_ADDRESS && size == 1 ? r->control : UINT64_MAX;
+    if (offset == 0 && size == 4)
+        return pci_address_read(r->pci);
+    return offset == RESET_CONTROL - PCI_CONFIG_ADDRESS && size == 1 ? r->control : UINT64_MAX;
 }
 
 static void control_write(void *device, uint64_t offset, uint64_t value, unsigned size)
 {
     struct reset *r = device;
 
-    if (offset != RESET_CONTROL - CONFIG_ADDRESS || size != 1)
+    if (offset == 0 && size == 4)
+        pci_address_write(r->pci, (uint32_t)value);
+    if (offset != RESET_CONTROL - PCI_CONFIG_ADDRESS || size != 1)
         return;
     bool rises = (value & RESET_CONTROL_CPU) && !(r->control & RESET_CONTROL_CPU);
     r->control = value & (RESET_CONTROL_SYSTEM | RESET_CONTROL_CPU | RESET_CONTROL_FULL);
@@ -70,18 +74,20 @@ static const struct bus_ops control_ops = {
     .max_size = 4,
 };
 
-int reset_create(struct reset **out, struct bus *bus, struct machine_sink sink, struct error *e)
+int reset_create(struct reset **out, struct bus *bus, struct pci *pci, struct machine_sink sink,
+                 struct error *e)
 {
     struct reset *r = calloc(1, sizeof(*r));
     if (r == NULL)
         return error_set(e, ENOMEM, "no memory for the reset ports");
     pthread_mutex_init(&r->lock, NULL);
     r->sink = sink;
+    r->pci = pci;
     reset_reset(r);
     int err = bus_add(bus, BUS_PIO, "port 92", RESET_PORT_A, 1, &port_a_ops, r, &r->lock, e);
     if (err == 0)
-        err =
-            bus_add(bus, BUS_PIO, "reset control", CONFIG_ADDRESS, 4, &control_ops, r, &r->lock, e);
+        err = bus_add(bus, BUS_PIO, "reset control", PCI_CONFIG_ADDRESS, 4, &control_ops, r,
+                      &r->lock, e);
     if (err != 0) {
         reset_destroy(r);
         return err;

@@ -4,7 +4,7 @@
 #define DOPPEL_DEV_RESET_H
 
 #include "base/field.h"
-#include "bus/bus.h"
+#include "bus/pci.h"
 #include "dev/events.h"
 
 #define RESET_PORT_A       0x92
@@ -20,7 +20,9 @@
 struct reset;
 extern const struct field_table reset_state;
 
-int reset_create(struct reset **out, struct bus *bus, struct machine_sink sink, struct error *e);
+/* Accesses to all of the dword 0xcf8 go to pci. */
+int reset_create(struct reset **out, struct bus *bus, struct pci *pci, struct machine_sink sink,
+                 struct error *e);
 void reset_destroy(struct reset *r);
 void reset_reset(struct reset *r);
 

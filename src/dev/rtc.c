@@ -40,6 +40,7 @@ enum {
     REGISTER_B = 0x0b,
     REGISTER_C = 0x0c,
     REGISTER_D = 0x0d,
+    SHUTDOWN = 0x0f,
     EQUIPMENT = 0x14,
     BASE_KIB = 0x15,
     EXTENDED_KIB = 0x17,
@@ -433,6 +434,15 @@ void rtc_reset(struct rtc *r)
     pthread_mutex_unlock(&r->lock);
 }
 
+uint8_t rtc_take_shutdown(struct rtc *r)
+{
+    pthread_mutex_lock(&r->lock);
+    uint8_t code = r->cmos[SHUTDOWN];
+    r->cmos[SHUTDOWN] = 0;
+    pthread_mutex_unlock(&r->lock);
+    return code;
+}
+
 static int state_check(const void *object, struct error *e)
 {
     const struct rtc *r = object;
@@ -444,7 +454,7 @@ static int state_check(const void *object, struct error *e)
         return error_set(e, EINVAL, "saved state: rtc: offset_ns is a second or more");
     if (llabs(r->offset_seconds / 2) > SECONDS_MAX / 2)
         return error_set(e, EINVAL, "saved state: rtc: offset_seconds is out of range");
-    if (llabs(r->seen_second / 2) > SECONDS_MAX / 2)
+    if (llabs(r->seen_second / 2) > SECONDS_MAX) /* the epoch comes on top of the offset */
         return error_set(e, EINVAL, "saved state: rtc: seen_second is out of range");
     if (r->cmos[REGISTER_D] != D_VRT)
         return error_set(e, EINVAL, "saved state: rtc: cmos has another register D");

@@ -22,4 +22,9 @@ void rtc_destroy(struct rtc *r);
 /* The clock is battery-backed: time, alarm and memory stay; interrupts are disabled. */
 void rtc_reset(struct rtc *r);
 
+/* The shutdown code (CMOS 0x0f), which is 0 afterwards: why the processor is to be reset. */
+#define RTC_SHUTDOWN_EOI_JUMP 0x05 /* go on at the far pointer 40:67, after an EOI */
+#define RTC_SHUTDOWN_JUMP     0x0a /* go on there */
+uint8_t rtc_take_shutdown(struct rtc *r);
+
 #endif

@@ -9,8 +9,10 @@
  * characters stay in the transmit FIFO and THRE stays clear; so the guest waits, and the vCPU's
  * thread never does. Reception takes no time either, but takes from the console only what fits in
  * the FIFO, and nothing while no receive interrupt would leave the chip (decision 22): a driver
- * that probes IER with OUT2 off throws away what it finds. Only the character time-out interrupt
- * (8.4.2) is timed, from the programmed rate.
+ * that probes IER with OUT2 off throws away what it finds. A guest that polls for input, as
+ * firmware does, is known by this: it reads LSR again and again though nothing waits to be sent;
+ * who polls for room to send writes after one read. It gets one character at a time. Only the
+ * character time-out interrupt (8.4.2) is timed, from the programmed rate.
  *
  * The interrupt line goes through OUT2, as on every PC; loop-back forces OUT2 off (8.6.3).
  */
@@ -24,7 +26,8 @@
 #define MCR_BITS          0x1f
 #define LSR_ERRORS        (UART_LSR_OVERRUN | UART_LSR_PARITY | UART_LSR_FRAMING | UART_LSR_BREAK)
 #define MSR_DELTAS        0x0f
-#define CHARACTER_TIMEOUT 4 /* characters (8.4.2) */
+#define CHARACTER_TIMEOUT 4  /* characters (8.4.2) */
+#define IDLE_POLLS        32 /* reads of LSR in a row */
 #define NS_PER_S          1000000000u
 
 struct uart {
@@ -45,6 +48,7 @@ struct uart {
     uint8_t transmit_interrupt; /* THRE interrupt pending, until IIR is read or THR written */
     uint8_t timed_out;          /* character time-out pending */
     uint64_t timeout_deadline;  /* ns; CLOCK_NEVER = none */
+    uint8_t idle_polls;         /* reads of LSR since anything was set or sent, up to IDLE_POLLS */
 };
 
 static bool has_fifo(const struct uart *u)
@@ -99,18 +103,22 @@ static bool connected(const struct uart *u)
     return (u->mcr & (UART_MCR_OUT2 | UART_MCR_LOOP)) == UART_MCR_OUT2;
 }
 
-static bool takes_input(const struct uart *u)
+/* How many characters the guest is ready for. */
+static unsigned room_for_input(const struct uart *u)
 {
-    return connected(u) && (u->ier & UART_IER_RECEIVE);
+    bool polls =
+        u->idle_polls == IDLE_POLLS && !(u->ier & UART_IER_RECEIVE) && !(u->mcr & UART_MCR_LOOP);
+
+    if (connected(u) && (u->ier & UART_IER_RECEIVE))
+        return fifo_size(u) - u->receive_count;
+    return polls && u->receive_count == 0 ? 1 : 0;
 }
 
 static void update(struct uart *u)
 {
-    size_t wanted = 0;
+    size_t wanted = room_for_input(u);
 
     irq_line_set(&u->line, connected(u) && interrupt_identity(u) != UART_IIR_NONE);
-    if (takes_input(u) && u->receive_count < fifo_size(u))
-        wanted = fifo_size(u) - u->receive_count;
     if (u->console != NULL && wanted != u->wanted) {
         u->wanted = wanted;
         console_want_input(u->console, wanted);
@@ -304,6 +312,8 @@ static uint64_t uart_read(void *device, uint64_t offset, unsigned size)
         u->overrun = false;
         if (u->receive_count > 0)
             u->receive_errors[u->receive_first] = 0;
+        else if (u->transmit_count == 0 && u->idle_polls < IDLE_POLLS)
+            u->idle_polls++;
         break;
     case UART_MSR:
         value = u->msr;
@@ -322,6 +332,7 @@ static void uart_write(void *device, uint64_t offset, uint64_t written, unsigned
     struct uart *u = device;
     uint8_t value = (uint8_t)written;
 
+    u->idle_polls = 0;
     switch (offset) {
     case UART_THR:
         if (u->lcr & UART_LCR_DLAB)
@@ -361,9 +372,7 @@ static size_t console_receive(void *context, const uint8_t *bytes, size_t n)
     struct uart *u = context;
     size_t taken = 0;
 
-    if (!takes_input(u))
-        return 0;
-    while (taken < n && u->receive_count < fifo_size(u))
+    while (taken < n && room_for_input(u) > 0)
         receive_character(u, bytes[taken++], 0);
     update(u);
     return taken;
@@ -449,6 +458,7 @@ void uart_reset(struct uart *u)
     memset(u->transmit, 0, sizeof(u->transmit));
     u->transmit_first = u->transmit_count = 0;
     u->transmit_interrupt = false;
+    u->idle_polls = 0;
     clear_receive(u);
     u->msr = 0;
     update_modem(u);
@@ -480,8 +490,14 @@ static int state_check(const void *object, struct error *e)
         if (u->receive_errors[i] & ~(LSR_ERRORS & ~UART_LSR_OVERRUN))
             return error_set(e, EINVAL, text, "receive_errors");
     }
-    if (u->overrun > 1 || u->transmit_interrupt > 1 || u->timed_out > 1)
-        return error_set(e, EINVAL, text, "a flag");
+    if (u->idle_polls > IDLE_POLLS)
+        return error_set(e, EINVAL, text, "idle_polls");
+    if (u->overrun > 1)
+        return error_set(e, EINVAL, text, "overrun");
+    if (u->transmit_interrupt > 1)
+        return error_set(e, EINVAL, text, "transmit_interrupt");
+    if (u->timed_out > 1)
+        return error_set(e, EINVAL, text, "timed_out");
     return 0;
 }
 
@@ -519,6 +535,7 @@ static const struct field fields[] = {
     FIELD(struct uart, transmit_interrupt),
     FIELD(struct uart, timed_out),
     FIELD(struct uart, timeout_deadline),
+    FIELD(struct uart, idle_polls),
     FIELD_END,
 };
 

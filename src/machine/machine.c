@@ -117,6 +117,8 @@ static bool serve(struct machine *m, enum machine_event event, uint32_t value, i
 {
     switch (event) {
     case MACHINE_EVENT_RESET:
+        if (pc_resume_by_shutdown_code(&m->pc))
+            return true;
         if (m->config.on_reset == MACHINE_ON_RESET)
             return restart(m, status);
         *status = MACHINE_POWERED_OFF;

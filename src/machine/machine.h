@@ -40,7 +40,8 @@ struct machine_config {
     uint64_t cpus;
     uint64_t cpu_weight; /* as cgroup_create takes them */
     uint64_t cpu_cap;
-    uint64_t mem; /* bytes of RAM, a multiple of 4 KiB */
+    uint64_t mem;         /* bytes of RAM, a multiple of 4 KiB */
+    const char *firmware; /* or NULL; then kernel is NULL */
     const char *kernel;
     const char *initrd;  /* or NULL */
     const char *append;  /* kernel command line, "" for none */

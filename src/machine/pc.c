@@ -15,6 +15,7 @@
 #include "dev/debugcon.h"
 #include "dev/fw_cfg.h"
 #include "dev/hpet.h"
+#include "dev/i440fx.h"
 #include "dev/i8042.h"
 #include "dev/pit.h"
 #include "dev/pvpanic.h"
@@ -23,10 +24,14 @@
 #include "dev/test_device.h"
 #include "dev/uart.h"
 #include "engine/gate.h"
+#include "machine/firmware.h"
 #include "x86/kvmclock.h"
 #include "x86/steal_time.h"
 
 #define CONSOLE_FLUSH_MS 2000u /* without progress; then what is left is lost, and reported */
+
+#define PIC_MASTER 0x20 /* its command port (8259A) */
+#define PIC_EOI    0x20 /* OCW2, non-specific */
 
 #define CPUID_ADDRESS_SIZES 0x80000008u /* EAX 7:0: physical address bits (SDM 2A CPUID) */
 
@@ -36,6 +41,7 @@ static int read_input(struct pc *pc, struct error *e)
     const struct machine_config *config = pc->config;
 
     pc->boot = (struct boot_config){
+        .firmware_path = config->firmware,
         .kernel_path = config->kernel,
         .initrd_path = config->initrd,
         .cmdline = config->append,
@@ -54,6 +60,9 @@ static int add_memory(struct pc *pc, struct error *e)
         const struct memmap_range *r = &pc->memmap.ram[i];
         rc = mem_add(&pc->mem, r->name, GPA(r->base), r->size, MEM_ANONYMOUS, false, e);
     }
+    size_t rom = pc->files.firmware.size;
+    if (rc == 0 && rom > 0)
+        rc = mem_add(&pc->mem, "firmware", GPA(MEMMAP_HOLE_END - rom), rom, MEM_ANONYMOUS, true, e);
     return rc;
 }
 
@@ -66,6 +75,14 @@ static uint8_t physical_address_bits(const struct cpuid_model *model)
     return 36; /* what a processor without the leaf has (SDM 3A 4.1.4) */
 }
 
+/* Firmware sets the memory types itself. */
+static void reset_vcpu(const struct pc *pc, struct vcpu *v)
+{
+    vcpu_reset(v);
+    if (pc->config->firmware == NULL)
+        boot_cpu_mtrrs(v);
+}
+
 static int add_vcpus(struct pc *pc, struct error *e)
 {
     for (unsigned i = 0; i < pc->config->cpus; i++) {
@@ -76,8 +93,7 @@ static int add_vcpus(struct pc *pc, struct error *e)
         v->id = i;
         v->platform = &pc->platform;
         pc->vcpus[pc->vcpu_count++] = v;
-        vcpu_reset(v);
-        boot_cpu_mtrrs(v);
+        reset_vcpu(pc, v);
     }
     return 0;
 }
@@ -161,6 +177,14 @@ static int add_paravirt(struct pc *pc, struct error *e)
     return rc;
 }
 
+/* The PCI bus: so far the host bridge alone. */
+static int add_pci(struct pc *pc, struct error *e)
+{
+    int rc = pci_create(&pc->pci, &pc->bus, e);
+
+    return rc == 0 ? i440fx_create(&pc->i440fx, pc->pci, pc->config->firmware == NULL, e) : rc;
+}
+
 /* Interrupt controllers, timers and what else the chipset has. */
 static int add_chipset(struct pc *pc, struct machine_sink sink, struct error *e)
 {
@@ -182,7 +206,9 @@ static int add_chipset(struct pc *pc, struct machine_sink sink, struct error *e)
     if (rc == 0)
         rc = i8042_create(&pc->i8042, bus, irq_line_of(pc->irq, I8042_GSI), sink, e);
     if (rc == 0)
-        rc = reset_create(&pc->reset, bus, sink, e);
+        rc = add_pci(pc, e);
+    if (rc == 0)
+        rc = reset_create(&pc->reset, bus, pc->pci, sink, e);
     if (rc == 0)
         rc = acpi_pm_create(&pc->acpi_pm, bus, clock, irq_line_of(pc->irq, ACPI_SCI), sink, e);
     return rc;
@@ -236,6 +262,7 @@ static struct acpi_config acpi_of(const struct pc *pc)
     acpi.hpet = HPET_BASE;
     acpi.hpet_id = HPET_ID;
     acpi.pvpanic_port = PVPANIC_PORT;
+    acpi.pci_config = PCI_CONFIG_ADDRESS;
     return acpi;
 }
 
@@ -257,16 +284,16 @@ int pc_create(struct pc *pc, const struct machine_config *config, const struct p
     if (add_chipset(pc, sink, e) != 0 || add_devices(pc, sink, e) != 0 || add_engine(pc, e) != 0)
         return MACHINE_FAILED;
     pc->acpi = acpi_of(pc);
+    if (config->firmware != NULL && firmware_describe(pc, e) != 0)
+        return MACHINE_FAILED;
     return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e) == 0 ? 0
                                                                              : MACHINE_BAD_INPUT;
 }
 
 int pc_reset(struct pc *pc, struct error *e)
 {
-    for (unsigned i = 0; i < pc->vcpu_count; i++) {
-        vcpu_reset(pc->vcpus[i]);
-        boot_cpu_mtrrs(pc->vcpus[i]);
-    }
+    for (unsigned i = 0; i < pc->vcpu_count; i++)
+        reset_vcpu(pc, pc->vcpus[i]);
     uart_reset(pc->uart);
     fw_cfg_reset(pc->fw_cfg);
     rtc_reset(pc->rtc);
@@ -276,11 +303,36 @@ int pc_reset(struct pc *pc, struct error *e)
     steal_time_reset(pc->steal_time);
     i8042_reset(pc->i8042);
     reset_reset(pc->reset);
+    pci_reset(pc->pci);
+    i440fx_reset(pc->i440fx);
     acpi_pm_reset(pc->acpi_pm);
     if (pc->test_device != NULL)
         test_device_reset(pc->test_device);
     irq_reset(pc->irq); /* last: it drops what the devices raised on their way */
     return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e);
+}
+
+bool pc_resume_by_shutdown_code(struct pc *pc)
+{
+    struct vcpu *v = pc->vcpus[0];
+    uint16_t to[2]; /* offset, segment */
+
+    if (pc->config->firmware != NULL) /* which looks itself */
+        return false;
+    uint8_t code = rtc_take_shutdown(pc->rtc);
+    if ((code != RTC_SHUTDOWN_EOI_JUMP && code != RTC_SHUTDOWN_JUMP) ||
+        mem_read(&pc->mem, GPA(MEMMAP_RESET_VECTOR), to, sizeof(to)) != 0)
+        return false;
+    if (code == RTC_SHUTDOWN_EOI_JUMP)
+        bus_write(&pc->bus, 0, BUS_PIO, PIC_MASTER, PIC_EOI, 1);
+    vcpu_init_signal(v);
+    v->irq->init(v->irq_context);
+    reset_reset(pc->reset);
+    v->seg[SEG_CS].selector = to[1];
+    v->seg[SEG_CS].base = (uint32_t)to[1] << 4;
+    v->rip = to[0];
+    vcpu_update_mode(v);
+    return true;
 }
 
 int pc_destroy(struct pc *pc, struct error *e)
@@ -294,6 +346,8 @@ int pc_destroy(struct pc *pc, struct error *e)
     fw_cfg_destroy(pc->fw_cfg);
     acpi_pm_destroy(pc->acpi_pm);
     reset_destroy(pc->reset);
+    i440fx_destroy(pc->i440fx);
+    pci_destroy(pc->pci);
     i8042_destroy(pc->i8042);
     rtc_destroy(pc->rtc);
     pit_destroy(pc->pit);

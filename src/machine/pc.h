@@ -37,6 +37,8 @@ struct pc {
     struct rtc *rtc;
     struct uart *uart;
     struct i8042 *i8042;
+    struct pci *pci;
+    struct i440fx *i440fx;
     struct reset *reset;
     struct acpi_pm *acpi_pm;
     struct pvpanic *pvpanic;
@@ -71,5 +73,11 @@ int pc_destroy(struct pc *pc, struct error *e);
  * would do it. RAM that it does not cover keeps its content, as on a warm reset. The vCPUs stand
  * still. */
 int pc_reset(struct pc *pc, struct error *e);
+
+/* What a BIOS does first after a reset, for a machine that has none: when the shutdown code in CMOS
+ * asks for it, the boot processor goes on in real mode at the far pointer 40:67, and nothing else
+ * is reset (how a 286 left protected mode, and old SMP code starts processors). false = it does
+ * not. */
+bool pc_resume_by_shutdown_code(struct pc *pc);
 
 #endif

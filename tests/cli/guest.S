@@ -9,6 +9,8 @@
  *   d  writes 5 to the debug exit port
  *   f  prints for ever
  *   c  counts instructions for a fixed loop, prints, powers off
+ *   w  prints "ready", then resets the processor with a shutdown code in CMOS: real mode goes on at
+ *      40:67, prints "W" and powers off
  *   h  prints "ready", then halts with interrupts off, for ever
  */
         .section .text.header, "ax"
@@ -33,6 +35,8 @@ _start:
         je      forever
         cmp     $'c', %al
         je      count
+        cmp     $'w', %al
+        je      shutdown_code
         mov     $ready, %esi
         call    print
 halt:
@@ -47,6 +51,45 @@ power_off:
         mov     $(5 << 10 | 1 << 13), %ax
         out     %ax, %dx
         jmp     halt
+
+shutdown_code:
+        mov     $ready, %esi
+        call    print
+        mov     $real, %esi
+        mov     $0x7010, %edi
+        mov     $real_end - real, %ecx
+        rep movsb
+        movl    $0x07000010, 0x467      /* 0700:0010 */
+        mov     $0x8f, %al
+        out     %al, $0x70
+        mov     $0x0a, %al
+        out     %al, $0x71
+        mov     $0xfe, %al              /* the keyboard controller pulses reset */
+        out     %al, $0x64
+        jmp     halt
+
+        .code16
+real:                                   /* CS is 0700, the other segments 0 */
+        cmpl    $0x07000010, 0x467
+        jne     1f
+        mov     %cs, %bx
+        cmp     $0x0700, %bx
+        jne     1f
+        mov     $0x8f, %al
+        out     %al, $0x70
+        in      $0x71, %al              /* the code was taken */
+        test    %al, %al
+        jnz     1f
+        mov     $0x3f8, %dx
+        mov     $'W', %al
+        out     %al, %dx
+        mov     $0x604, %dx
+        mov     $(5 << 10 | 1 << 13), %ax
+        out     %ax, %dx
+1:      hlt
+        jmp     1b
+real_end:
+        .code32
 
 reset:
         mov     $ready, %esi

@@ -61,6 +61,7 @@ static void items(void **state)
     assert_int_equal(item(h, FW_CFG_RAM_SIZE, 8), 512u << 20);
     assert_int_equal(item(h, FW_CFG_CPUS, 2), 3);
     assert_int_equal(item(h, FW_CFG_MAX_CPUS, 2), 3);
+    assert_int_equal(item(h, FW_CFG_IRQ0_OVERRIDE, 1), 1);
     assert_int_equal(item(h, 0x7fff, 4), 0);
     assert_int_equal(in(h, FW_CFG_DMA, 4), 0x554d4551);
     assert_int_equal(in(h, FW_CFG_DMA + 4, 4), 0x47464320); /* " CFG" */

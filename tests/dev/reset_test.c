@@ -6,8 +6,10 @@
 static void port_92(void **state)
 {
     struct harness *h = harness_create();
+    struct pci *pci;
     struct reset *r;
-    assert_int_equal(reset_create(&r, &h->bus, harness_sink(h), NULL), 0);
+    assert_int_equal(pci_create(&pci, &h->bus, NULL), 0);
+    assert_int_equal(reset_create(&r, &h->bus, pci, harness_sink(h), NULL), 0);
     assert_int_equal(inb(h, 0x92), RESET_PORT_A_A20);
     outb(h, 0x92, 0xfc);
     assert_int_equal(inb(h, 0x92), 0);
@@ -20,14 +22,17 @@ static void port_92(void **state)
     outb(h, 0x92, 1);
     assert_int_equal(h->resets, 2);
     reset_destroy(r);
+    pci_destroy(pci);
     harness_destroy(h);
 }
 
 static void control(void **state)
 {
     struct harness *h = harness_create();
+    struct pci *pci;
     struct reset *r;
-    assert_int_equal(reset_create(&r, &h->bus, harness_sink(h), NULL), 0);
+    assert_int_equal(pci_create(&pci, &h->bus, NULL), 0);
+    assert_int_equal(reset_create(&r, &h->bus, pci, harness_sink(h), NULL), 0);
     outb(h, 0xcf9, RESET_CONTROL_SYSTEM);
     assert_int_equal(inb(h, 0xcf9), RESET_CONTROL_SYSTEM);
     assert_int_equal(h->resets, 0);
@@ -36,6 +41,7 @@ static void control(void **state)
     outb(h, 0xcf9, RESET_CONTROL_TRIGGER);
     assert_int_equal(h->resets, 1);
     reset_destroy(r);
+    pci_destroy(pci);
     harness_destroy(h);
 }
 
@@ -43,25 +49,36 @@ static void control(void **state)
 static void looking_for_pci_does_not_reset(void **state)
 {
     struct harness *h = harness_create();
+    struct pci *pci;
     struct reset *r;
-    assert_int_equal(reset_create(&r, &h->bus, harness_sink(h), NULL), 0);
+    assert_int_equal(pci_create(&pci, &h->bus, NULL), 0);
+    assert_int_equal(reset_create(&r, &h->bus, pci, harness_sink(h), NULL), 0);
     for (uint32_t devfn = 0; devfn < 256; devfn++) {
         out(h, 0xcf8, 0x80000000u | devfn << 8, 4);
         assert_int_equal(in(h, 0xcfc, 4), 0xffffffff);
     }
-    assert_int_equal(in(h, 0xcf8, 4), 0xffffffff);
+    assert_int_equal(in(h, 0xcf8, 4), 0x8000ff00); /* the PCI core's */
     out(h, 0xcf8, 0xffff, 2);
+    outb(h, 0xcf8, 0xff);
+    out(h, 0xcfa, 0xffff, 2);
+    assert_int_equal(in(h, 0xcf8, 4), 0x8000ff00);
+    assert_int_equal(in(h, 0xcf8, 2), 0xffff);
+    assert_int_equal(inb(h, 0xcf8), 0xff);
     assert_int_equal(h->resets, 0);
     reset_destroy(r);
+    pci_destroy(pci);
     harness_destroy(h);
 }
 
 static void saved_state(void **state)
 {
     struct harness *h = harness_create(), *g = harness_create();
+    struct pci *pci, *other;
     struct reset *a, *b;
-    assert_int_equal(reset_create(&a, &h->bus, harness_sink(h), NULL), 0);
-    assert_int_equal(reset_create(&b, &g->bus, harness_sink(g), NULL), 0);
+    assert_int_equal(pci_create(&pci, &h->bus, NULL), 0);
+    assert_int_equal(pci_create(&other, &g->bus, NULL), 0);
+    assert_int_equal(reset_create(&a, &h->bus, pci, harness_sink(h), NULL), 0);
+    assert_int_equal(reset_create(&b, &g->bus, other, harness_sink(g), NULL), 0);
     outb(h, 0x92, 1);
     outb(h, 0xcf9, 0xe);
     harness_round_trip(&reset_state, a, b);
@@ -75,6 +92,8 @@ static void saved_state(void **state)
     harness_round_trip(&reset_state, a, b);
     reset_destroy(a);
     reset_destroy(b);
+    pci_destroy(pci);
+    pci_destroy(other);
     harness_destroy(h);
     harness_destroy(g);
 }

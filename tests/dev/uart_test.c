@@ -376,6 +376,45 @@ static void input_is_taken_as_it_is_wanted(void **state)
     harness_destroy(h);
 }
 
+/* A guest without interrupts that waits for a key gets one at a time; one that waits for room to
+ * send does not, nor does the host lose what it was not asked for. */
+static void input_for_who_polls(void **state)
+{
+    struct harness *h = harness_create();
+    struct console *c;
+    int in_pipe[2], old = dup(0), left;
+
+    assert_int_equal(pipe2(in_pipe, O_NONBLOCK), 0);
+    dup2(in_pipe[0], 0);
+    assert_int_equal(write(in_pipe[1], "abc", 3), 3);
+    assert_int_equal(console_create(&c, "stdio", NULL, NULL, NULL), 0);
+    struct uart *u = create(h, c);
+    put(h, UART_MCR, UART_MCR_DTR | UART_MCR_RTS);
+    put(h, UART_LCR, UART_LCR_BREAK | 3); /* what is sent goes nowhere */
+    for (unsigned i = 0; i < 1000; i++) {
+        assert_int_equal(get(h, UART_LSR), UART_LSR_HOLDING | UART_LSR_EMPTY);
+        put(h, UART_THR, 'x');
+    }
+    usleep(20000);
+    assert_int_equal(ioctl(0, FIONREAD, &left), 0);
+    assert_int_equal(left, 3);
+    for (const char *wanted = "abc"; *wanted != 0; wanted++) {
+        assert_true(wait_for(h, UART_LSR_READY, UART_LSR_READY));
+        usleep(20000);
+        assert_int_equal(ioctl(0, FIONREAD, &left), 0);
+        assert_int_equal(left, strlen(wanted) - 1);
+        assert_int_equal(get(h, UART_RBR), *wanted);
+        put(h, UART_THR, (uint8_t)*wanted); /* its echo */
+    }
+    uart_destroy(u);
+    assert_int_equal(console_destroy(c, 0, NULL), 0);
+    dup2(old, 0);
+    close(old);
+    close(in_pipe[0]);
+    close(in_pipe[1]);
+    harness_destroy(h);
+}
+
 static void saved_state(void **state)
 {
     struct harness *h = harness_create(), *g = harness_create();
@@ -438,6 +477,7 @@ int main(void)
         cmocka_unit_test(out2_gates_the_line),
         cmocka_unit_test(slow_output_holds_the_transmitter),
         cmocka_unit_test(input_is_taken_as_it_is_wanted),
+        cmocka_unit_test(input_for_who_polls),
         cmocka_unit_test(saved_state),
         cmocka_unit_test(hostile_driver),
     };

@@ -88,6 +88,45 @@ static void test_start(void **state)
     bench_fini(&b);
 }
 
+/* Without XLF_KERNEL_64, or by a protocol that does not know it: flat 32-bit code. */
+static void test_start_32(void **state)
+{
+    static const struct {
+        unsigned version, flags;
+    } cases[] = {{0x20f, 2}, {0x20a, 3}, {0x20b, 3}};
+    static struct image image;
+    uint8_t initrd[5000] = {0};
+
+    for (unsigned i = 0; i < 3; i++) {
+        struct boot_bench b;
+        bench_init(&b, 64 * MIB);
+        image_bzimage(&image);
+        image_set(&image, 0x206, 2, cases[i].version);
+        image_set(&image, 0x236, 2, cases[i].flags);
+        image_set(&image, 0x22c, 4, 0x2ffffff); /* initrd_addr_max */
+        bench_kernel(&b, image.bytes, image.size);
+        bench_initrd(&b, initrd, sizeof(initrd));
+        assert_int_equal(bench_place(&b), 0);
+        const struct vcpu *v = b.v;
+        assert_int_equal(v->rip, BZIMAGE_PREFERRED);
+        assert_int_equal(v->cr0 & (CR0_PE | CR0_PG), CR0_PE);
+        assert_false(v->long_mode);
+        assert_int_equal(v->rflags, FLAG_ONE);
+        assert_int_equal(v->seg[SEG_CS].selector, 0x10);
+        assert_int_equal(v->seg[SEG_CS].attributes, 0xc09b);
+        assert_int_equal(v->gdtr.limit, 31);
+        for (unsigned n = SEG_ES; n <= SEG_DS; n++) {
+            uint64_t d = bench_read(&b, v->gdtr.base + v->seg[n].selector, 8);
+            assert_int_equal(d >> 40 & 0xf0ff, v->seg[n].attributes);
+        }
+        assert_int_equal(v->gpr[RBP] | v->gpr[RDI] | v->gpr[RBX], 0);
+        uint64_t zero = v->gpr[RSI];
+        assert_int_equal(bench_read(&b, zero + 0x202, 4), 0x53726448);
+        assert_int_equal(bench_read(&b, zero + 0x218, 4), 48 * MIB - 8192);
+        bench_fini(&b);
+    }
+}
+
 static void test_no_initrd_no_acpi(void **state)
 {
     static struct image image;
@@ -201,11 +240,12 @@ static const struct image_mutation mutations[] = {
     {"syssize ends at the entry", 0x1f4, 4, 0x20, EINVAL, "before the entry"},
     {"boot_flag", 0x1fe, 2, 0xaa54, EINVAL, "boot_flag"},
     {"jump is no jump", 0x200, 1, 0x90, EINVAL, "setup header ends"},
-    {"header too short", 0x201, 1, 0x65, EINVAL, "setup header ends"},
-    {"header shortest", 0x201, 1, 0x66, 0, ""},
+    {"header too short", 0x201, 1, 0x61, EINVAL, "setup header ends"},
+    {"header shortest", 0x201, 1, 0x62, 0, ""},
     {"header longest", 0x201, 1, 0x8e, 0, ""},
     {"header too long", 0x201, 1, 0x8f, EINVAL, "setup header ends"},
-    {"version old", 0x206, 2, 0x20b, EINVAL, "boot protocol 2.11"},
+    {"version old", 0x206, 2, 0x209, EINVAL, "boot protocol 2.09"},
+    {"version 2.10", 0x206, 2, 0x20a, 0, ""},
     {"version 0", 0x206, 2, 0, EINVAL, "boot protocol 0.00"},
     {"version 2.12", 0x206, 2, 0x20c, 0, ""},
     {"version of the future", 0x206, 2, 0xffff, 0, ""},
@@ -214,7 +254,7 @@ static const struct image_mutation mutations[] = {
     {"kernel_alignment odd", 0x230, 4, 0x300000, EINVAL, "kernel_alignment"},
     {"kernel_alignment small", 0x230, 4, 2048, EINVAL, "kernel_alignment"},
     {"kernel_alignment largest", 0x230, 4, 0x80000000, 0, ""},
-    {"no 64-bit entry", 0x236, 2, 0xfffe, EINVAL, "XLF_KERNEL_64"},
+    {"no 64-bit entry", 0x236, 2, 0xfffe, 0, ""},
     {"cmdline_size 0", 0x238, 4, 0, EINVAL, "command line"},
     {"cmdline_size exact", 0x238, 4, 4, 0, ""},
     {"payload_offset", 0x248, 4, 0xc01, EINVAL, "payload"},
@@ -304,6 +344,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_start),
+        cmocka_unit_test(test_start_32),
         cmocka_unit_test(test_no_initrd_no_acpi),
         cmocka_unit_test(test_relocated),
         cmocka_unit_test(test_initrd_limits),

@@ -46,7 +46,7 @@ static void test_sizes(void **state)
     for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         struct memmap map;
         assert_int_equal(memmap_build(sizes[i], &map, NULL), 0);
-        assert_int_equal(check(&map), sizes[i] - (MEMMAP_BIOS - MEMMAP_LOW_END));
+        assert_int_equal(check(&map), sizes[i] - (MEMMAP_SHADOW - MEMMAP_LOW_END));
         assert_int_equal(map.ram_count, sizes[i] > 3 * GIB ? 4 : 3);
         for (unsigned k = 0; k < map.ram_count; k++)
             assert_true(map.ram[k].base + map.ram[k].size <= 3 * GIB || map.ram[k].base == 4 * GIB);

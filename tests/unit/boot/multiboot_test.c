@@ -110,9 +110,18 @@ static void test_flags(void **state)
         uint32_t flags;
         const char *word; /* NULL = starts */
     } cases[] = {
-        {0, NULL},           {1, NULL},       {2, NULL},           {3, NULL},
-        {4, "video"},        {8, "unknown"},  {0x8000, "unknown"}, {0x10000, "a.out kludge"},
-        {0x10003, "kludge"}, {0x20000, NULL}, {0xfffe0003, NULL},  {0xffffffff, "kludge"},
+        {0, NULL},
+        {1, NULL},
+        {2, NULL},
+        {3, NULL},
+        {4, "video"},
+        {8, "unknown"},
+        {0x8000, "unknown"},
+        {0x10000, "load_addr"},
+        {0x10003, "load_addr"},
+        {0x20000, NULL},
+        {0xfffe0003, NULL},
+        {0xffffffff, "video"},
     };
     static struct image image;
     struct boot_bench b;
@@ -124,6 +133,65 @@ static void test_flags(void **state)
         int r = bench_place(&b);
         assert_int_equal(r, cases[i].word == NULL ? 0 : -EINVAL);
         assert_true(r == 0 || strstr(b.e.text, cases[i].word) != NULL);
+    }
+    bench_fini(&b);
+}
+
+#define FLAT_HEADER 0x40u /* offset of the header in a flat file of FLAT_SIZE bytes */
+#define FLAT_SIZE   0x1000u
+#define FLAT_LOAD   0x200000u
+
+/* A file that is not ELF, with header_addr, load_addr, load_end_addr, bss_end_addr, entry_addr. */
+static int place_flat(struct boot_bench *b, const uint32_t addresses[5])
+{
+    static struct image image;
+    memset(&image, 0x90, sizeof(image));
+    image.size = FLAT_SIZE;
+    image_set(&image, FLAT_HEADER, 4, MAGIC);
+    image_set(&image, FLAT_HEADER + 4, 4, 0x10000);
+    image_set(&image, FLAT_HEADER + 8, 4, 0u - MAGIC - 0x10000);
+    for (unsigned i = 0; i < 5; i++)
+        image_set(&image, FLAT_HEADER + 12 + 4 * i, 4, addresses[i]);
+    bench_kernel(b, image.bytes, image.size);
+    return bench_place(b);
+}
+
+static void test_addresses(void **state)
+{
+    const uint32_t header = FLAT_LOAD + FLAT_HEADER;
+    static const struct {
+        uint32_t a[5];
+        const char *word;
+    } bad[] = {
+        {{FLAT_LOAD, FLAT_LOAD + 1, 0, 0, 0}, "before"}, /* load above the header */
+        {{FLAT_LOAD + FLAT_HEADER + 1, FLAT_LOAD, 0, 0, 0}, "before"},
+        {{FLAT_LOAD + FLAT_HEADER, FLAT_LOAD, FLAT_LOAD - 1, 0, 0}, "below load_addr"},
+        {{FLAT_LOAD + FLAT_HEADER, FLAT_LOAD, FLAT_LOAD + FLAT_SIZE + 1, 0, 0}, "cut short"},
+        {{FLAT_LOAD + FLAT_HEADER, FLAT_LOAD, 0, FLAT_LOAD + FLAT_SIZE - 1, 0}, "bss_end_addr"},
+        {{FLAT_LOAD + FLAT_HEADER, FLAT_LOAD, 0, 0xffffffff, 0}, "free memory"},
+        {{0xa0000 + FLAT_HEADER, 0xa0000, 0, 0, 0}, "free memory"},
+    };
+    struct boot_bench b;
+    bench_init(&b, 16 * MIB);
+    assert_int_equal(mem_fill(&b.mem, GPA(FLAT_LOAD), 0xee, 0x4000), 0); /* as before a reset */
+    assert_int_equal(place_flat(&b, (uint32_t[]){header, FLAT_LOAD, FLAT_LOAD + 0x800,
+                                                 FLAT_LOAD + 0x3000, FLAT_LOAD + 0x123}),
+                     0);
+    assert_int_equal(b.v->rip, FLAT_LOAD + 0x123);
+    assert_int_equal(b.v->gpr[RAX], 0x2badb002);
+    assert_int_equal(bench_read(&b, header, 4), MAGIC);
+    assert_int_equal(bench_read(&b, FLAT_LOAD + 0x7ff, 1), 0x90);
+    assert_int_equal(bench_read(&b, FLAT_LOAD + 0x800, 8), 0);
+    assert_int_equal(bench_read(&b, FLAT_LOAD + 0x2ff8, 8), 0);
+    assert_int_equal(bench_read(&b, FLAT_LOAD + 0x3000, 1), 0xee);
+
+    /* What lies before load_addr in the file is left out; without ends all the rest is loaded. */
+    assert_int_equal(place_flat(&b, (uint32_t[]){header, header, 0, 0, header + 32}), 0);
+    assert_int_equal(bench_read(&b, header, 4), MAGIC);
+    assert_int_equal(bench_read(&b, header + FLAT_SIZE - FLAT_HEADER - 1, 1), 0x90);
+    for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_int_equal(place_flat(&b, bad[i].a), -EINVAL);
+        assert_non_null(strstr(b.e.text, bad[i].word));
     }
     bench_fini(&b);
 }
@@ -214,10 +282,10 @@ static void test_fuzz(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_start),      cmocka_unit_test(test_entry),
-        cmocka_unit_test(test_flags),      cmocka_unit_test(test_header_place),
-        cmocka_unit_test(test_bad_header), cmocka_unit_test(test_both),
-        cmocka_unit_test(test_fuzz),
+        cmocka_unit_test(test_start),        cmocka_unit_test(test_entry),
+        cmocka_unit_test(test_flags),        cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_header_place), cmocka_unit_test(test_bad_header),
+        cmocka_unit_test(test_both),         cmocka_unit_test(test_fuzz),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
