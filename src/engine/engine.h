@@ -27,6 +27,7 @@
 struct engine_ops {
     const char *name;
     const char *summary; /* for --help */
+    bool counts_always;  /* instructions, with ENGINE_NO_LIMIT too */
     int (*available)(struct error *e);
     int (*vm_init)(struct x86_platform *p, void **engine_vm, struct error *e);
     void (*vm_fini)(void *engine_vm);
