@@ -89,9 +89,10 @@ struct diff_case {
 
 enum diff_failure {
     DIFF_RAN,
-    DIFF_DIED,   /* the oracle's child died in this case */
-    DIFF_HUNG,   /* or did not come back */
-    DIFF_STRANGE /* the engine stands where no single instruction can lead */
+    DIFF_DIED,    /* the oracle's child died in this case */
+    DIFF_HUNG,    /* or did not come back */
+    DIFF_STRANGE, /* the engine stands where no single instruction can lead */
+    DIFF_LEFT_OUT /* it cannot run this one as the oracle does */
 };
 
 struct diff_outcome {

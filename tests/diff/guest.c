@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The interpreter as a subject: a VM whose page tables give the address space of diff.h to CPL 3.
+ * The engines as subjects: a VM whose page tables give the address space of diff.h to CPL 3.
  *
  *   physical 0         page tables, GDT, IDT, TSS, kernel stack; linear GUEST_KERNEL, supervisor
  *   physical 0x100000  the arena
@@ -9,8 +9,13 @@
  * registers end alike. A fault is seen where the guest's kernel would see it: each gate leads to an
  * address of its own (which holds HLT), and the frame on its stack has RIP, RFLAGS and error code.
  *
- * Cases alternate between the engine's two ways in: interp_step, and run with a limit (which is
- * what production uses: chained records, REP stopped and taken up again at every iteration).
+ * Under the interpreter cases alternate between its two ways in: interp_step, and run with a limit
+ * (chained records, REP stopped and taken up again at every iteration).
+ *
+ * The translator gives no single steps of its own: with a limit so near the interpreter runs. There
+ * the instruction is run with what follows, an INT3 wherever it may lead in the code pages, a fetch
+ * fault elsewhere: either means that it has completed, and where. A branch into its own bytes is
+ * left out, for what runs then is another instruction.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -54,7 +59,11 @@
 #define PTE_LARGE 0x80u
 #define PTE_NX    (UINT64_C(1) << 63)
 
+#define TRANSLATED_LIMIT 1000000u /* far enough for translated code */
+
 struct guest {
+    const struct engine_ops *engine;
+    bool counting; /* run gets a limit */
     struct mem mem;
     struct bus bus;
     struct vm_clock *clock;
@@ -173,9 +182,9 @@ static void guest_destroy(void *subject)
     struct guest *g = subject;
 
     if (g->v && g->v->engine_state)
-        engine_interp.vcpu_fini(g->v);
+        g->engine->vcpu_fini(g->v);
     if (g->engine_vm)
-        engine_interp.vm_fini(g->engine_vm);
+        g->engine->vm_fini(g->engine_vm);
     if (g->clock)
         clock_destroy(g->clock);
     mem_fini(&g->mem);
@@ -206,17 +215,20 @@ static int wire(struct guest *g, struct error *e)
                                         .gate = &gate_live,
                                         .physical_address_bits = 40};
     g->v->platform = &g->platform;
-    err = engine_interp.vm_init(&g->platform, &g->engine_vm, e);
-    return err ? err : engine_interp.vcpu_init(g->engine_vm, g->v, e);
+    err = g->engine->vm_init(&g->platform, &g->engine_vm, e);
+    return err ? err : g->engine->vcpu_init(g->engine_vm, g->v, e);
 }
 
-static int guest_create(void **subject, struct error *e)
+static int guest_create(void **subject, const struct engine_ops *engine, bool counting,
+                        struct error *e)
 {
     struct guest *g = calloc(1, sizeof(*g));
     int err;
 
     if (!g)
         return error_set(e, ENOMEM, "no memory for the guest");
+    g->engine = engine;
+    g->counting = counting;
     g->v = aligned_alloc(64, (sizeof(*g->v) + 63) & ~(size_t)63);
     if (!g->v) {
         free(g);
@@ -286,7 +298,7 @@ static void tell_written(struct guest *g)
 }
 
 /* Until the instruction is done: a REP may stop before. */
-static bool execute(struct guest *g, const struct diff_case *c)
+static bool interpret(struct guest *g, const struct diff_case *c)
 {
     struct vcpu *v = g->v;
 
@@ -303,6 +315,15 @@ static bool execute(struct guest *g, const struct diff_case *c)
             return exit != EXIT_SHUTDOWN && exit != EXIT_ERROR;
     }
     return false;
+}
+
+/* The handler of the INT3 or of the fetch fault ends it by HLT. */
+static bool translate(struct guest *g)
+{
+    struct vcpu *v = g->v;
+    uint64_t limit = v->counters.instructions + TRANSLATED_LIMIT;
+
+    return g->engine->run(v, g->counting ? limit : ENGINE_NO_LIMIT) == EXIT_HLT;
 }
 
 static void collect_fault(struct guest *g, struct diff_outcome *o)
@@ -331,6 +352,24 @@ static void collect_fault(struct guest *g, struct diff_outcome *o)
     o->out.selector[SEG_SS] = (uint16_t)get64(g, (uint32_t)frame + 32);
 }
 
+static bool within(const struct diff_case *c, uint64_t rip)
+{
+    return rip - c->in.rip < c->length;
+}
+
+/* What came after the instruction is not its own: taken off the outcome. */
+static void completed(const struct diff_case *c, struct diff_outcome *o)
+{
+    if (o->vector == VECTOR_BP && !within(c, o->out.rip - 1)) {
+        o->out.rip--;
+        o->vector = DIFF_NO_VECTOR;
+    } else if (o->vector == VECTOR_PF && (o->error & PF_FETCH) && o->address == o->out.rip &&
+               o->out.rip != c->in.rip) {
+        o->out.rflags &= ~(uint64_t)FLAG_RF;
+        o->vector = DIFF_NO_VECTOR;
+    }
+}
+
 static void collect(struct guest *g, const struct diff_case *c, struct diff_outcome *o)
 {
     const struct vcpu *v = g->v;
@@ -352,20 +391,67 @@ static void collect(struct guest *g, const struct diff_case *c, struct diff_outc
     tell_written(g);
 }
 
-static int guest_run(void *subject, const struct diff_case *cases, struct diff_outcome *outcomes,
+static int guest_run(void *subject, const struct diff_case *cases,
+                     const struct diff_outcome *processor, struct diff_outcome *outcomes,
                      unsigned n, struct error *e)
 {
     struct guest *g = subject;
+    bool translating = g->engine != &engine_interp;
 
     for (unsigned i = 0; i < n; i++) {
-        diff_case_lay(&cases[i], g->arena);
-        diff_case_lay(&cases[i], g->before);
+        const struct diff_case *c = &cases[i];
+        struct diff_outcome *o = &outcomes[i];
+
+        if (translating && processor[i].vector == DIFF_NO_VECTOR &&
+            within(c, processor[i].out.rip)) {
+            o->failure = DIFF_LEFT_OUT;
+            continue;
+        }
+        diff_case_lay(c, g->arena);
+        diff_case_lay(c, g->before);
         tell_written(g);
-        load(g, &cases[i].in);
-        outcomes[i].failure = execute(g, &cases[i]) ? DIFF_RAN : DIFF_STRANGE;
-        collect(g, &cases[i], &outcomes[i]);
+        load(g, &c->in);
+        bool ran = translating ? translate(g) : interpret(g, c);
+        o->failure = ran ? DIFF_RAN : DIFF_STRANGE;
+        collect(g, c, o);
+        if (translating)
+            completed(c, o);
     }
     return 0;
 }
 
-const struct subject_ops subject_interp = {"interp", guest_create, guest_destroy, guest_run};
+static void add_units(void *context, const char *group, const char *name, uint64_t value)
+{
+    if (group == NULL && !strcmp(name, "units"))
+        *(uint64_t *)context += value;
+}
+
+static uint64_t guest_units(void *subject)
+{
+    struct guest *g = subject;
+    uint64_t units = 0;
+
+    if (g->engine->stats != NULL)
+        g->engine->stats(g->v, add_units, &units);
+    return units;
+}
+
+static int create_interp(void **subject, struct error *e)
+{
+    return guest_create(subject, &engine_interp, false, e);
+}
+
+static int create_bt(void **subject, struct error *e)
+{
+    return guest_create(subject, &engine_bt, false, e);
+}
+
+static int create_bt_counting(void **subject, struct error *e)
+{
+    return guest_create(subject, &engine_bt, true, e);
+}
+
+const struct subject_ops subject_interp = {"interp", create_interp, guest_destroy, guest_run, NULL};
+const struct subject_ops subject_bt = {"bt", create_bt, guest_destroy, guest_run, guest_units};
+const struct subject_ops subject_bt_counting = {"bt-counting", create_bt_counting, guest_destroy,
+                                                guest_run, guest_units};
