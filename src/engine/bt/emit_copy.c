@@ -47,10 +47,13 @@ static bool plan_registers(const struct bt_insn *i, struct plan *p)
             p->map[g] = i->memory >= 0 || k == 1 ? S1 : S0;
         }
         bool narrow = o->size < 32;
+        bool may_keep = /* on a source of 0, though Zydis does not say so */
+            i->full.insn.mnemonic == ZYDIS_MNEMONIC_BSF ||
+            i->full.insn.mnemonic == ZYDIS_MNEMONIC_BSR;
         p->writes[k] |= (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
         p->reads[k] |=
             (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) != 0 ||
-            narrow;
+            narrow || may_keep;
     }
     return true;
 }
