@@ -73,6 +73,7 @@ struct guest {
     struct vcpu *v;
     void *engine_vm;
     uint8_t *ram, *arena;
+    bool code_writable;
     uint64_t gdt[GDT_ENTRIES];
     uint8_t base[DIFF_ARENA], before[DIFF_ARENA];
 };
@@ -109,6 +110,20 @@ static void make_page_tables(struct guest *g)
               (GUEST_ARENA + i * DIFF_PAGE) | PTE_P | PTE_U | ((access & DIFF_WRITE) ? PTE_W : 0) |
                   ((access & DIFF_EXECUTE) ? 0 : PTE_NX));
     }
+}
+
+static void set_code_writable(struct guest *g, bool writable)
+{
+    if (g->code_writable == writable)
+        return;
+    g->code_writable = writable;
+    for (unsigned i = 0; i < DIFF_CODE_PAGES; i++) {
+        uint64_t entry = (GUEST_ARENA + i * DIFF_PAGE) | PTE_P | PTE_U | (writable ? PTE_W : 0);
+        put64(g, GUEST_PT_CODE + (DIFF_CODE >> 12 & 511) * 8 + i * 8, entry);
+        put64(g, GUEST_PT_DATA + (DIFF_ALIAS >> 12 & 511) * 8 + i * 8,
+              writable ? entry | PTE_NX : 0);
+    }
+    tlb_flush_all(g->v);
 }
 
 /* A descriptor as LAR and LSL show it: type to G in bits 8 to 23, and the limit in bytes. */
@@ -391,6 +406,39 @@ static void collect(struct guest *g, const struct diff_case *c, struct diff_outc
     tell_written(g);
 }
 
+/* The same once more on units that are there and linked: with the code untouched. */
+static bool run_again(struct guest *g, const struct diff_case *c)
+{
+    const unsigned code = DIFF_CODE_PAGES * DIFF_PAGE;
+
+    if (memcmp(g->arena, g->before, code) != 0)
+        return false;
+    memcpy(g->arena + code, g->before + code, DIFF_ARENA - code);
+    load(g, &c->in);
+    return true;
+}
+
+static void run_block(struct guest *g, const struct diff_case *c, struct diff_outcome *o)
+{
+    bool limited = g->engine == &engine_interp || g->counting;
+    bool twice = g->engine != &engine_interp && (c->number & 1) != 0;
+    enum exit_reason exit;
+
+    set_code_writable(g, c->code_writable);
+    diff_case_lay(c, g->arena);
+    diff_case_lay(c, g->before);
+    tell_written(g);
+    load(g, &c->in);
+    do {
+        uint64_t limit = g->v->counters.instructions + DIFF_BLOCK_LIMIT;
+        exit = g->engine->run(g->v, limited ? limit : ENGINE_NO_LIMIT);
+    } while (twice && run_again(g, c) && (twice = false, true));
+    o->failure = exit == EXIT_HLT || exit == EXIT_NONE ? DIFF_RAN : DIFF_STRANGE;
+    o->stopped = exit == EXIT_NONE;
+    collect(g, c, o);
+    completed(c, o);
+}
+
 static int guest_run(void *subject, const struct diff_case *cases,
                      const struct diff_outcome *processor, struct diff_outcome *outcomes,
                      unsigned n, struct error *e)
@@ -402,6 +450,11 @@ static int guest_run(void *subject, const struct diff_case *cases,
         const struct diff_case *c = &cases[i];
         struct diff_outcome *o = &outcomes[i];
 
+        if (c->block) {
+            if (processor == NULL || !processor[i].stopped || g->counting)
+                run_block(g, c, o);
+            continue;
+        }
         if (translating && processor[i].vector == DIFF_NO_VECTOR &&
             within(c, processor[i].out.rip)) {
             o->failure = DIFF_LEFT_OUT;
