@@ -18,8 +18,10 @@
  * left out, for what runs then is another instruction.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 
 #include "advertised.h"
 #include "bus/bus.h"
@@ -418,6 +420,36 @@ static bool run_again(struct guest *g, const struct diff_case *c)
     return true;
 }
 
+/* Without a limit a block that goes astray may never end: a second of one run is too much. */
+static struct {
+    struct vcpu *_Atomic vcpu;
+    _Atomic unsigned ticks;
+} watch;
+
+static void on_tick(int number)
+{
+    struct vcpu *v = watch.vcpu;
+    if (v != NULL && watch.ticks++ >= 10)
+        vcpu_request(v, VCPU_REQUEST_STOP);
+}
+
+static void watch_begin(struct vcpu *v)
+{
+    static bool started;
+    struct itimerval tick = {{0, 100000}, {0, 100000}};
+
+    watch.ticks = 0;
+    watch.vcpu = v;
+    if (!started)
+        started = signal(SIGALRM, on_tick) != SIG_ERR && setitimer(ITIMER_REAL, &tick, NULL) == 0;
+}
+
+static void watch_end(struct vcpu *v)
+{
+    watch.vcpu = NULL;
+    vcpu_request_clear(v, VCPU_REQUEST_STOP);
+}
+
 static void run_block(struct guest *g, const struct diff_case *c, struct diff_outcome *o)
 {
     bool limited = g->engine == &engine_interp || g->counting;
@@ -429,10 +461,12 @@ static void run_block(struct guest *g, const struct diff_case *c, struct diff_ou
     diff_case_lay(c, g->before);
     tell_written(g);
     load(g, &c->in);
+    watch_begin(g->v);
     do {
         uint64_t limit = g->v->counters.instructions + DIFF_BLOCK_LIMIT;
         exit = g->engine->run(g->v, limited ? limit : ENGINE_NO_LIMIT);
     } while (twice && run_again(g, c) && (twice = false, true));
+    watch_end(g->v);
     o->failure = exit == EXIT_HLT || exit == EXIT_NONE ? DIFF_RAN : DIFF_STRANGE;
     o->stopped = exit == EXIT_NONE;
     collect(g, c, o);
