@@ -133,6 +133,10 @@ static bool is_plain(const ZydisDecodedInstruction *i)
     case ZYDIS_MNEMONIC_POPFD:
     case ZYDIS_MNEMONIC_POPFQ:
     case ZYDIS_MNEMONIC_ENTER:
+    case ZYDIS_MNEMONIC_FXSAVE: /* words in any order */
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
         return false;
     default:
         return i->meta.isa_ext != ZYDIS_ISA_EXT_X87 && i->meta.isa_ext != ZYDIS_ISA_EXT_MMX;

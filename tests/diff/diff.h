@@ -87,7 +87,7 @@ struct diff_case {
     uint8_t bytes_of_patches[DIFF_PATCH_BYTES];
 };
 
-#define DIFF_BLOCK_LIMIT 3000u
+#define DIFF_BLOCK_LIMIT 1000u
 #define DIFF_ALIAS       (DIFF_DATA + 32 * DIFF_PAGE) /* of the code pages, when writable */
 
 #define DIFF_LINE      64
