@@ -11,7 +11,8 @@
  *    the machine to clear), triple fault (EXIT_SHUTDOWN), or failure of the host (EXIT_ERROR, the
  *    sentence logged). Port, MMIO, MSR, CPUID and the like are served inside through the gate and
  *    counted in v->counters. Polls v->requests at least every 4,096 instructions; with a limit, it
- *    stops exactly there (REP counts each iteration).
+ *    stops exactly there (REP counts each iteration). With ENGINE_NO_LIMIT it need not count the
+ *    instructions at all: v->counters.instructions is then what it happens to know.
  *  - sync: moves register groups into struct vcpu; run() of software engines leaves all valid.
  *
  * Threads: run may be on several vCPUs at once. Pre: v->unwind is the engine's to set.
@@ -21,9 +22,12 @@
 
 #include "engine/gate.h"
 
+#define ENGINE_NO_LIMIT UINT64_MAX
+
 struct engine_ops {
     const char *name;
     const char *summary; /* for --help */
+    bool counts_always;  /* instructions, with ENGINE_NO_LIMIT too */
     int (*available)(struct error *e);
     int (*vm_init)(struct x86_platform *p, void **engine_vm, struct error *e);
     void (*vm_fini)(void *engine_vm);

@@ -61,7 +61,18 @@ static double seconds(struct timeval t)
     return (double)t.tv_sec + (double)t.tv_usec / 1e6;
 }
 
-static void add_time(json_t *root, const struct machine *m, uint64_t instructions)
+/* null: nobody has counted them. */
+static void add_instructions(json_t *root, const struct machine *m, double cpu_seconds)
+{
+    uint64_t n = counter_sum(&m->pc, offsetof(struct vcpu_counters, instructions));
+    bool known = m->pc.engine->counts_always || m->config.clock == CLOCK_SOURCE_INSTRUCTIONS;
+    double rate = cpu_seconds > 0 ? (double)n / cpu_seconds : 0;
+
+    json_object_set_new(root, "instructions", known ? json_integer((json_int_t)n) : json_null());
+    json_object_set_new(root, "instructions_per_cpu_second", known ? json_real(rate) : json_null());
+}
+
+static void add_time(json_t *root, const struct machine *m)
 {
     double wall = (double)(machine_host_ns() - m->created_ns) / 1e9;
     struct rusage used;
@@ -73,8 +84,7 @@ static void add_time(json_t *root, const struct machine *m, uint64_t instruction
     json_object_set_new(root, "user_seconds", json_real(seconds(used.ru_utime)));
     json_object_set_new(root, "system_seconds", json_real(seconds(used.ru_stime)));
     json_object_set_new(root, "guest_seconds", json_real((double)clock_now(m->pc.clock) / 1e9));
-    json_object_set_new(root, "instructions_per_cpu_second",
-                        json_real(cpu > 0 ? (double)instructions / cpu : 0));
+    add_instructions(root, m, cpu);
     set_count(root, "max_resident_kib", (uint64_t)used.ru_maxrss);
 }
 
@@ -132,15 +142,13 @@ int machine_stats_write(struct machine *m, FILE *out)
 {
     const struct pc *pc = &m->pc;
     json_t *root = json_object();
-    uint64_t instructions = counter_sum(pc, offsetof(struct vcpu_counters, instructions));
 
     json_object_set_new(root, "engine", json_string(pc->engine->name));
     json_object_set_new(
         root, "clock", json_string(m->config.clock == CLOCK_SOURCE_REAL ? "real" : "instructions"));
     set_count(root, "cpus", pc->vcpu_count);
     set_count(root, "mem_bytes", m->config.mem);
-    set_count(root, "instructions", instructions);
-    add_time(root, m, instructions);
+    add_time(root, m);
     json_object_set_new(root, "exits", exits(pc));
     for (size_t i = 0; i < sizeof(counter_names) / sizeof(counter_names[0]); i++)
         set_count(root, counter_names[i].name, counter_sum(pc, counter_names[i].offset));

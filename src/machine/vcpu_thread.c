@@ -30,6 +30,8 @@ uint64_t machine_instructions(void *context)
     return m->pc.vcpu_count > 0 ? m->pc.vcpus[0]->counters.instructions : 0;
 }
 
+#define LIMIT_FAR (ENGINE_NO_LIMIT - 1) /* never reached, but the instructions are counted */
+
 /* The count of instructions at which the earliest timer is due, never early. */
 static uint64_t next_limit(struct machine *m)
 {
@@ -37,11 +39,11 @@ static uint64_t next_limit(struct machine *m)
     uint64_t now = clock_now(m->pc.clock), done = machine_instructions(m), limit;
 
     if (deadline == CLOCK_NEVER)
-        return UINT64_MAX;
+        return LIMIT_FAR;
     if (deadline <= now)
         return done;
     uint64_t more = (deadline - now - 1) / CLOCK_NS_PER_INSTRUCTION + 1;
-    return __builtin_add_overflow(done, more, &limit) ? UINT64_MAX : limit;
+    return __builtin_add_overflow(done, more, &limit) ? LIMIT_FAR : limit;
 }
 
 void machine_rearmed(void *context)
@@ -101,7 +103,7 @@ static void run_once(struct machine *m, struct vcpu *v)
 
     if (counted)
         clock_poll(m->pc.clock);
-    v->instruction_limit = counted ? next_limit(m) : UINT64_MAX;
+    v->instruction_limit = counted ? next_limit(m) : ENGINE_NO_LIMIT;
     switch (m->pc.engine->run(v, v->instruction_limit)) {
     case EXIT_NONE:
     case EXIT_REQUEST:

@@ -74,6 +74,10 @@ struct diff_case {
     uint64_t unordered_mask; /* of the address size: where they wrap */
     bool partial_store;      /* a fault may come after the stores, or before: a far CALL's target */
     bool partial_load; /* a fault may come when some of the registers have been loaded: XRSTOR */
+    /* Not one instruction but a block (tests/blocks): its code is in the patches, length is 0. It
+     * runs until it faults or meets an INT3, or for DIFF_BLOCK_LIMIT instructions. */
+    bool block;
+    bool code_writable; /* the code pages are, there and at DIFF_ALIAS */
     struct diff_state in;
     unsigned patch_count, patch_bytes;
     struct {
@@ -83,20 +87,25 @@ struct diff_case {
     uint8_t bytes_of_patches[DIFF_PATCH_BYTES];
 };
 
+#define DIFF_BLOCK_LIMIT 1000u
+#define DIFF_ALIAS       (DIFF_DATA + 32 * DIFF_PAGE) /* of the code pages, when writable */
+
 #define DIFF_LINE      64
 #define DIFF_LINES_MAX 64
 #define DIFF_NO_VECTOR 0xff
 
 enum diff_failure {
     DIFF_RAN,
-    DIFF_DIED,   /* the oracle's child died in this case */
-    DIFF_HUNG,   /* or did not come back */
-    DIFF_STRANGE /* the engine stands where no single instruction can lead */
+    DIFF_DIED,    /* the oracle's child died in this case */
+    DIFF_HUNG,    /* or did not come back */
+    DIFF_STRANGE, /* the engine stands where no single instruction can lead */
+    DIFF_LEFT_OUT /* it cannot run this one as the oracle does */
 };
 
 struct diff_outcome {
     struct diff_state out;
     uint8_t failure;    /* enum diff_failure */
+    bool stopped;       /* a block: by its limit */
     uint8_t vector;     /* of the fault or trap that the instruction raised, or DIFF_NO_VECTOR */
     uint32_t error;     /* its error code */
     uint64_t address;   /* CR2 of a page fault */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The interpreter as a subject: a VM whose page tables give the address space of diff.h to CPL 3.
+ * The engines as subjects: a VM whose page tables give the address space of diff.h to CPL 3.
  *
  *   physical 0         page tables, GDT, IDT, TSS, kernel stack; linear GUEST_KERNEL, supervisor
  *   physical 0x100000  the arena
@@ -9,12 +9,19 @@
  * registers end alike. A fault is seen where the guest's kernel would see it: each gate leads to an
  * address of its own (which holds HLT), and the frame on its stack has RIP, RFLAGS and error code.
  *
- * Cases alternate between the engine's two ways in: interp_step, and run with a limit (which is
- * what production uses: chained records, REP stopped and taken up again at every iteration).
+ * Under the interpreter cases alternate between its two ways in: interp_step, and run with a limit
+ * (chained records, REP stopped and taken up again at every iteration).
+ *
+ * The translator gives no single steps of its own: with a limit so near the interpreter runs. There
+ * the instruction is run with what follows, an INT3 wherever it may lead in the code pages, a fetch
+ * fault elsewhere: either means that it has completed, and where. A branch into its own bytes is
+ * left out, for what runs then is another instruction.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 
 #include "advertised.h"
 #include "bus/bus.h"
@@ -54,7 +61,11 @@
 #define PTE_LARGE 0x80u
 #define PTE_NX    (UINT64_C(1) << 63)
 
+#define TRANSLATED_LIMIT 1000000u /* far enough for translated code */
+
 struct guest {
+    const struct engine_ops *engine;
+    bool counting; /* run gets a limit */
     struct mem mem;
     struct bus bus;
     struct vm_clock *clock;
@@ -64,6 +75,7 @@ struct guest {
     struct vcpu *v;
     void *engine_vm;
     uint8_t *ram, *arena;
+    bool code_writable;
     uint64_t gdt[GDT_ENTRIES];
     uint8_t base[DIFF_ARENA], before[DIFF_ARENA];
 };
@@ -100,6 +112,20 @@ static void make_page_tables(struct guest *g)
               (GUEST_ARENA + i * DIFF_PAGE) | PTE_P | PTE_U | ((access & DIFF_WRITE) ? PTE_W : 0) |
                   ((access & DIFF_EXECUTE) ? 0 : PTE_NX));
     }
+}
+
+static void set_code_writable(struct guest *g, bool writable)
+{
+    if (g->code_writable == writable)
+        return;
+    g->code_writable = writable;
+    for (unsigned i = 0; i < DIFF_CODE_PAGES; i++) {
+        uint64_t entry = (GUEST_ARENA + i * DIFF_PAGE) | PTE_P | PTE_U | (writable ? PTE_W : 0);
+        put64(g, GUEST_PT_CODE + (DIFF_CODE >> 12 & 511) * 8 + i * 8, entry);
+        put64(g, GUEST_PT_DATA + (DIFF_ALIAS >> 12 & 511) * 8 + i * 8,
+              writable ? entry | PTE_NX : 0);
+    }
+    tlb_flush_all(g->v);
 }
 
 /* A descriptor as LAR and LSL show it: type to G in bits 8 to 23, and the limit in bytes. */
@@ -173,9 +199,9 @@ static void guest_destroy(void *subject)
     struct guest *g = subject;
 
     if (g->v && g->v->engine_state)
-        engine_interp.vcpu_fini(g->v);
+        g->engine->vcpu_fini(g->v);
     if (g->engine_vm)
-        engine_interp.vm_fini(g->engine_vm);
+        g->engine->vm_fini(g->engine_vm);
     if (g->clock)
         clock_destroy(g->clock);
     mem_fini(&g->mem);
@@ -206,17 +232,20 @@ static int wire(struct guest *g, struct error *e)
                                         .gate = &gate_live,
                                         .physical_address_bits = 40};
     g->v->platform = &g->platform;
-    err = engine_interp.vm_init(&g->platform, &g->engine_vm, e);
-    return err ? err : engine_interp.vcpu_init(g->engine_vm, g->v, e);
+    err = g->engine->vm_init(&g->platform, &g->engine_vm, e);
+    return err ? err : g->engine->vcpu_init(g->engine_vm, g->v, e);
 }
 
-static int guest_create(void **subject, struct error *e)
+static int guest_create(void **subject, const struct engine_ops *engine, bool counting,
+                        struct error *e)
 {
     struct guest *g = calloc(1, sizeof(*g));
     int err;
 
     if (!g)
         return error_set(e, ENOMEM, "no memory for the guest");
+    g->engine = engine;
+    g->counting = counting;
     g->v = aligned_alloc(64, (sizeof(*g->v) + 63) & ~(size_t)63);
     if (!g->v) {
         free(g);
@@ -286,7 +315,7 @@ static void tell_written(struct guest *g)
 }
 
 /* Until the instruction is done: a REP may stop before. */
-static bool execute(struct guest *g, const struct diff_case *c)
+static bool interpret(struct guest *g, const struct diff_case *c)
 {
     struct vcpu *v = g->v;
 
@@ -303,6 +332,15 @@ static bool execute(struct guest *g, const struct diff_case *c)
             return exit != EXIT_SHUTDOWN && exit != EXIT_ERROR;
     }
     return false;
+}
+
+/* The handler of the INT3 or of the fetch fault ends it by HLT. */
+static bool translate(struct guest *g)
+{
+    struct vcpu *v = g->v;
+    uint64_t limit = v->counters.instructions + TRANSLATED_LIMIT;
+
+    return g->engine->run(v, g->counting ? limit : ENGINE_NO_LIMIT) == EXIT_HLT;
 }
 
 static void collect_fault(struct guest *g, struct diff_outcome *o)
@@ -331,6 +369,24 @@ static void collect_fault(struct guest *g, struct diff_outcome *o)
     o->out.selector[SEG_SS] = (uint16_t)get64(g, (uint32_t)frame + 32);
 }
 
+static bool within(const struct diff_case *c, uint64_t rip)
+{
+    return rip - c->in.rip < c->length;
+}
+
+/* What came after the instruction is not its own: taken off the outcome. */
+static void completed(const struct diff_case *c, struct diff_outcome *o)
+{
+    if (o->vector == VECTOR_BP && !within(c, o->out.rip - 1)) {
+        o->out.rip--;
+        o->vector = DIFF_NO_VECTOR;
+    } else if (o->vector == VECTOR_PF && (o->error & PF_FETCH) && o->address == o->out.rip &&
+               o->out.rip != c->in.rip) {
+        o->out.rflags &= ~(uint64_t)FLAG_RF;
+        o->vector = DIFF_NO_VECTOR;
+    }
+}
+
 static void collect(struct guest *g, const struct diff_case *c, struct diff_outcome *o)
 {
     const struct vcpu *v = g->v;
@@ -352,20 +408,140 @@ static void collect(struct guest *g, const struct diff_case *c, struct diff_outc
     tell_written(g);
 }
 
-static int guest_run(void *subject, const struct diff_case *cases, struct diff_outcome *outcomes,
+/* The same once more on units that are there and linked: with the code untouched. */
+static bool run_again(struct guest *g, const struct diff_case *c)
+{
+    const unsigned code = DIFF_CODE_PAGES * DIFF_PAGE;
+
+    if (memcmp(g->arena, g->before, code) != 0)
+        return false;
+    memcpy(g->arena + code, g->before + code, DIFF_ARENA - code);
+    load(g, &c->in);
+    return true;
+}
+
+/* Without a limit a block that goes astray may never end: half a minute of one run is too much,
+ * even where the host slows split locks down. */
+static struct {
+    struct vcpu *_Atomic vcpu;
+    _Atomic unsigned ticks;
+} watch;
+
+static void on_tick(int number)
+{
+    struct vcpu *v = watch.vcpu;
+    if (v != NULL && watch.ticks++ >= 300)
+        vcpu_request(v, VCPU_REQUEST_STOP);
+}
+
+static void watch_begin(struct vcpu *v)
+{
+    static bool started;
+    struct itimerval tick = {{0, 100000}, {0, 100000}};
+
+    watch.ticks = 0;
+    watch.vcpu = v;
+    if (!started)
+        started = signal(SIGALRM, on_tick) != SIG_ERR && setitimer(ITIMER_REAL, &tick, NULL) == 0;
+}
+
+static void watch_end(struct vcpu *v)
+{
+    watch.vcpu = NULL;
+    vcpu_request_clear(v, VCPU_REQUEST_STOP);
+}
+
+static void run_block(struct guest *g, const struct diff_case *c, struct diff_outcome *o)
+{
+    bool limited = g->engine == &engine_interp || g->counting;
+    bool twice = g->engine != &engine_interp && (c->number & 1) != 0;
+    enum exit_reason exit;
+
+    set_code_writable(g, c->code_writable);
+    diff_case_lay(c, g->arena);
+    diff_case_lay(c, g->before);
+    tell_written(g);
+    load(g, &c->in);
+    if (!limited)
+        watch_begin(g->v);
+    do {
+        uint64_t limit = g->v->counters.instructions + DIFF_BLOCK_LIMIT;
+        exit = g->engine->run(g->v, limited ? limit : ENGINE_NO_LIMIT);
+    } while (twice && run_again(g, c) && (twice = false, true));
+    if (!limited)
+        watch_end(g->v);
+    o->failure = exit == EXIT_HLT || exit == EXIT_NONE ? DIFF_RAN : DIFF_STRANGE;
+    o->stopped = exit == EXIT_NONE;
+    collect(g, c, o);
+    completed(c, o);
+}
+
+static int guest_run(void *subject, const struct diff_case *cases,
+                     const struct diff_outcome *processor, struct diff_outcome *outcomes,
                      unsigned n, struct error *e)
 {
     struct guest *g = subject;
+    bool translating = g->engine != &engine_interp;
 
     for (unsigned i = 0; i < n; i++) {
-        diff_case_lay(&cases[i], g->arena);
-        diff_case_lay(&cases[i], g->before);
+        const struct diff_case *c = &cases[i];
+        struct diff_outcome *o = &outcomes[i];
+
+        if (c->block) {
+            if (processor == NULL || !processor[i].stopped || g->counting)
+                run_block(g, c, o);
+            continue;
+        }
+        if (translating && processor[i].vector == DIFF_NO_VECTOR &&
+            within(c, processor[i].out.rip)) {
+            o->failure = DIFF_LEFT_OUT;
+            continue;
+        }
+        diff_case_lay(c, g->arena);
+        diff_case_lay(c, g->before);
         tell_written(g);
-        load(g, &cases[i].in);
-        outcomes[i].failure = execute(g, &cases[i]) ? DIFF_RAN : DIFF_STRANGE;
-        collect(g, &cases[i], &outcomes[i]);
+        load(g, &c->in);
+        bool ran = translating ? translate(g) : interpret(g, c);
+        o->failure = ran ? DIFF_RAN : DIFF_STRANGE;
+        collect(g, c, o);
+        if (translating)
+            completed(c, o);
     }
     return 0;
 }
 
-const struct subject_ops subject_interp = {"interp", guest_create, guest_destroy, guest_run};
+static void add_units(void *context, const char *group, const char *name, uint64_t value)
+{
+    if (group == NULL && !strcmp(name, "units"))
+        *(uint64_t *)context += value;
+}
+
+static uint64_t guest_units(void *subject)
+{
+    struct guest *g = subject;
+    uint64_t units = 0;
+
+    if (g->engine->stats != NULL)
+        g->engine->stats(g->v, add_units, &units);
+    return units;
+}
+
+static int create_interp(void **subject, struct error *e)
+{
+    return guest_create(subject, &engine_interp, false, e);
+}
+
+static int create_bt(void **subject, struct error *e)
+{
+    return guest_create(subject, &engine_bt, false, e);
+}
+
+static int create_bt_counting(void **subject, struct error *e)
+{
+    return guest_create(subject, &engine_bt, true, e);
+}
+
+const struct subject_ops subject_interp = {"interp", create_interp, guest_destroy, guest_run, NULL};
+const struct subject_ops subject_bt = {"bt", create_bt, guest_destroy, guest_run, guest_units};
+const struct subject_ops subject_bt_counting = {"bt-counting", create_bt_counting, guest_destroy,
+                                                guest_run, guest_units};

@@ -35,6 +35,8 @@
 static const struct subject_ops *const subjects[] = {
 #ifdef DIFF_INTERP
     &subject_interp,
+    &subject_bt,
+    &subject_bt_counting,
 #endif
     &subject_processor,
 };
@@ -59,6 +61,7 @@ struct tally {
 struct results {
     _Atomic uint64_t vectors[VECTORS];
     _Atomic uint32_t printed;
+    _Atomic uint64_t left_out, units;
     struct tally tally[];
 };
 
@@ -194,11 +197,15 @@ static int flush_batch(struct worker *w, struct error *e)
         return 0;
     err = oracle_run(w->oracle, n, e);
     if (!err)
-        err = w->o->subject->run(w->subject, cases, w->outcomes, n, e);
+        err = w->o->subject->run(w->subject, cases, processor, w->outcomes, n, e);
     for (unsigned i = 0; !err && i < n; i++) {
         struct tally *t = &w->results->tally[cases[i].form];
         uint8_t vector = processor[i].vector;
 
+        if (w->outcomes[i].failure == DIFF_LEFT_OUT) {
+            atomic_fetch_add(&w->results->left_out, 1);
+            continue;
+        }
         t->cases++;
         t->completed += vector == DIFF_NO_VECTOR;
         atomic_fetch_add(&w->results->vectors[vector < VECTORS - 1 ? vector : VECTORS - 1], 1);
@@ -251,6 +258,8 @@ static int run_worker(const struct options *o, const struct forms *forms, struct
         err = o->subject->create(&w->subject, &e);
         if (!err) {
             err = work(w, job, per_form, &e);
+            if (o->subject->units != NULL)
+                atomic_fetch_add(&results->units, o->subject->units(w->subject));
             o->subject->destroy(w->subject);
         }
         oracle_destroy(w->oracle);
@@ -354,13 +363,17 @@ static bool conclude(const struct options *o, const struct forms *forms,
     printf("cases: %llu in %.1f s (%.0f a second), seed %llu; %u forms faulted in every case\n",
            (unsigned long long)s.cases, seconds, (double)s.cases / seconds,
            (unsigned long long)o->seed, s.always_fault);
+    bool translated = o->subject->units == NULL || results->units >= s.cases / 2;
+    if (o->subject->units != NULL)
+        printf("translated: %llu units; left out: %llu branches into themselves\n",
+               (unsigned long long)results->units, (unsigned long long)results->left_out);
     printf("result: %llu cases in %u forms differ from the processor\n",
            (unsigned long long)s.different, s.different_forms);
     printf("coverage: %u forms covered of %u advertised, %u cases each, %u excluded (", s.covered,
            forms->count, o->only ? 1 : per_form, s.excluded);
     print_reasons(forms);
     printf(")\n");
-    return !s.different && !s.impossible && s.cases;
+    return !s.different && !s.impossible && s.cases && translated;
 }
 
 static int run(const struct options *o, const struct forms *forms)

@@ -19,8 +19,8 @@ static void destroy(void *subject)
     oracle_destroy(subject);
 }
 
-static int run(void *subject, const struct diff_case *cases, struct diff_outcome *outcomes,
-               unsigned n, struct error *e)
+static int run(void *subject, const struct diff_case *cases, const struct diff_outcome *processor,
+               struct diff_outcome *outcomes, unsigned n, struct error *e)
 {
     struct oracle *o = subject;
     int err;
@@ -31,4 +31,4 @@ static int run(void *subject, const struct diff_case *cases, struct diff_outcome
     return err;
 }
 
-const struct subject_ops subject_processor = {"processor", create, destroy, run};
+const struct subject_ops subject_processor = {"processor", create, destroy, run, NULL};

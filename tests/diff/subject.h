@@ -11,11 +11,15 @@ struct subject_ops {
     const char *name;
     int (*create)(void **subject, struct error *e);
     void (*destroy)(void *subject);
-    int (*run)(void *subject, const struct diff_case *cases, struct diff_outcome *outcomes,
-               unsigned n, struct error *e);
+    /* processor: what the oracle has found. */
+    int (*run)(void *subject, const struct diff_case *cases, const struct diff_outcome *processor,
+               struct diff_outcome *outcomes, unsigned n, struct error *e);
+    uint64_t (*units)(void *subject); /* of code translated; NULL: it does not translate */
 };
 
 extern const struct subject_ops subject_processor;
 extern const struct subject_ops subject_interp;
+extern const struct subject_ops subject_bt;          /* with no limit of instructions */
+extern const struct subject_ops subject_bt_counting; /* with one */
 
 #endif

@@ -144,7 +144,7 @@ static enum exit_reason run(struct vcpu *v, uint64_t limit)
     v->instruction_limit = limit;
     interp_enter(v);
     enter_thread(v);
-    if (limit != UINT64_MAX)
+    if (limit != ENGINE_NO_LIMIT)
         bt_count(v);
     if (setjmp(frame) != 0) {
         bt_settle(v);

@@ -269,7 +269,9 @@ static void flags_of(struct bt_insn *i)
         zi->opcode != 0xd1 &&
         (zi->raw.imm[0].size == 0 ||
          (i->bytes[zi->raw.imm[0].offset] & (i->in.size == 8 ? 63 : 31)) == 0);
-    i->flags_all = written == all && !by_cl;
+    /* "Undefined", and left as they were (seen on both vendors' processors). */
+    bool divides = zi->mnemonic == ZYDIS_MNEMONIC_DIV || zi->mnemonic == ZYDIS_MNEMONIC_IDIV;
+    i->flags_all = written == all && !by_cl && !divides;
     i->flags_in = (f->tested & all) != 0 || (written != 0 && !i->flags_all);
 }
 

@@ -47,21 +47,26 @@ static bool plan_registers(const struct bt_insn *i, struct plan *p)
             p->map[g] = i->memory >= 0 || k == 1 ? S1 : S0;
         }
         bool narrow = o->size < 32;
+        bool may_keep = /* on a source of 0, though Zydis does not say so */
+            i->full.insn.mnemonic == ZYDIS_MNEMONIC_BSF ||
+            i->full.insn.mnemonic == ZYDIS_MNEMONIC_BSR;
         p->writes[k] |= (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
         p->reads[k] |=
             (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) != 0 ||
-            narrow;
+            narrow || may_keep;
     }
     return true;
 }
 
-/* A masked operand need not be accessible where the mask is clear. */
-static bool is_masked(const ZydisDecodedInstruction *zi)
+/* What is not cached is the interpreter's to judge: a masked operand need not be accessible where
+ * the mask is clear, and a conversion raises before it stores. */
+static bool is_quiet(const ZydisDecodedInstruction *zi)
 {
     return (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
             zi->avx.mask.reg != ZYDIS_REGISTER_NONE && zi->avx.mask.reg != ZYDIS_REGISTER_K0) ||
-           zi->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPS || zi->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD ||
-           zi->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVD || zi->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
+           zi->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH || zi->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPS ||
+           zi->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD || zi->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVD ||
+           zi->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
 }
 
 void emit_copy(struct translation *t)
@@ -82,7 +87,7 @@ void emit_copy(struct translation *t)
         if (o->size > 8 &&
             ((i->in.prefixes & INSN_LOCK) || i->full.insn.mnemonic == ZYDIS_MNEMONIC_XCHG))
             tr_check_line(t, o->size / 8);
-        tr_check(t, i, o->size / 8, write, is_masked(&i->full.insn));
+        tr_check(t, i, o->size / 8, write, is_quiet(&i->full.insn));
         memory = REWRITE_PAIR;
         if (p.count > 0) {
             emit_lea(&t->e, true, S0, S0, S1, 0, 0);

@@ -201,8 +201,17 @@ static bool suppresses_faults(const ZydisDecodedInstruction *insn)
     case ZYDIS_EXCEPTION_CLASS_E11NF:
         return false;
     default:
-        /* a mask bit of the result does not stand for one element of memory */
-        return insn->mnemonic != ZYDIS_MNEMONIC_VDBPSADBW;
+        break;
+    }
+    switch (
+        insn->mnemonic) { /* a mask bit of the result does not stand for one element of memory */
+    case ZYDIS_MNEMONIC_VDBPSADBW:
+    case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+        return false;
+    default:
+        return true;
     }
 }
 

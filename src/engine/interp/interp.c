@@ -364,6 +364,7 @@ static void vcpu_fini(struct vcpu *v)
 const struct engine_ops engine_interp = {
     .name = "interp",
     .summary = "full emulation: the reference, slow and exact",
+    .counts_always = true,
     .available = available,
     .vm_init = vm_init,
     .vm_fini = vm_fini,

@@ -41,6 +41,7 @@ static enum exit_reason none_run(struct vcpu *v, uint64_t limit)
 const struct engine_ops engine_none = {
     .name = "none",
     .summary = "runs no code; for tests of devices",
+    .counts_always = true,
     .available = none_available,
     .vm_init = none_vm_init,
     .vm_fini = none_vm_fini,

@@ -353,19 +353,27 @@ static json_int_t at(json_t *root, const char *one, const char *two, const char 
     return json_integer_value(o);
 }
 
-static void statistics(void **state)
+static json_t *statistics_of(struct machine *m)
 {
-    struct machine *m = make(run_count_up, (struct machine_config){0});
     char *text;
     size_t size;
     FILE *file = open_memstream(&text, &size);
 
-    machine_resume(m);
-    assert_int_equal(machine_run(m), MACHINE_POWERED_OFF);
     assert_int_equal(machine_stats_write(m, file), 0);
     fclose(file);
     json_t *root = json_loads(text, 0, NULL);
     assert_non_null(root);
+    free(text);
+    return root;
+}
+
+static void statistics(void **state)
+{
+    struct machine *m = make(run_count_up, (struct machine_config){0});
+
+    machine_resume(m);
+    assert_int_equal(machine_run(m), MACHINE_POWERED_OFF);
+    json_t *root = statistics_of(m);
     assert_true(at(root, "instructions", NULL, NULL) == (1ll << 60) + 1);
     assert_int_equal(at(root, "exits", "cpuid", "count"), 3);
     assert_int_equal(at(root, "exits", "cpuid", "ns"), 4);
@@ -374,9 +382,22 @@ static void statistics(void **state)
     assert_int_equal(at(root, "unclaimed", "pio", NULL), 1);
     assert_null(json_object_get(json_object_get(root, "exits"), "mmio"));
     json_decref(root);
-    free(text);
 
-    file = fopen("/dev/full", "w");
+    struct engine_ops lazy = engine_none; /* counts only when it has a limit */
+    lazy.counts_always = false;
+    m->pc.engine = &lazy;
+    root = statistics_of(m);
+    assert_true(json_is_null(json_object_get(root, "instructions")));
+    assert_true(json_is_null(json_object_get(root, "instructions_per_cpu_second")));
+    json_decref(root);
+    m->config.clock = CLOCK_SOURCE_INSTRUCTIONS;
+    root = statistics_of(m);
+    assert_true(at(root, "instructions", NULL, NULL) == (1ll << 60) + 1);
+    json_decref(root);
+    m->config.clock = CLOCK_SOURCE_REAL;
+    m->pc.engine = m->config.engine;
+
+    FILE *file = fopen("/dev/full", "w");
     assert_int_not_equal(machine_stats_write(m, file), 0);
     fclose(file);
     assert_int_equal(machine_destroy(m, NULL), 0);

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* The reference engine by short sequences of instructions, for what a boot does not show: traps,
- * counts, faults at edges, code that changes. Every vector has a handler that is a HLT, so a run
- * ends with the vector known by RIP. */
+/* The contract of an engine by short sequences of instructions, for what a boot does not show:
+ * traps, counts, faults at edges, code that changes. Every vector has a handler that is a HLT, so a
+ * run ends with the vector known by RIP. Every test is run in each way of `ways`. */
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
 #include <cmocka.h>
 
 #include "engine/engine.h"
-#include "engine/host/copy.h"
 #include "guest.h"
 #include "x86/cpuid.h"
 #include "x86/msr.h"
@@ -22,6 +22,18 @@
 #define DATA        0x60000u
 #define DEVICE_PAGE 0x1f0000u /* linear; mapped where there is no RAM */
 
+static const struct way {
+    const char *name;
+    const struct engine_ops *engine;
+    uint64_t limit; /* of instructions, for one go */
+} ways[] = {
+    {"interp", &engine_interp, 10000},
+    {"bt", &engine_bt, 0}, /* none: it need not count */
+    {"bt-counting", &engine_bt, 10000},
+};
+#define WAYS (sizeof(ways) / sizeof(ways[0]))
+
+static const struct way *way;
 static struct guest *g;
 static void *engine_vm;
 static struct msr_table msrs; /* empty: every MSR is #GP(0) */
@@ -35,8 +47,8 @@ static int setup(void **state, int (*guest_setup)(void **))
     msr_table_init(&msrs);
     g->platform.msrs = &msrs;
     if (cpuid_model_build(&g->cpuid, "max", 1000000000, 1, &e) != 0 ||
-        engine_interp.vm_init(&g->platform, &engine_vm, &e) != 0 ||
-        engine_interp.vcpu_init(engine_vm, g->v, &e) != 0)
+        way->engine->vm_init(&g->platform, &engine_vm, &e) != 0 ||
+        way->engine->vcpu_init(engine_vm, g->v, &e) != 0)
         return -1;
     uint16_t selector = g->v->long_mode ? SEL_CODE64 : SEL_CODE32;
     for (unsigned vector = 0; vector < 0x81; vector++) {
@@ -58,9 +70,9 @@ static int setup_protected(void **state)
 
 static int teardown(void **state)
 {
-    engine_interp.vcpu_fini(g->v);
+    way->engine->vcpu_fini(g->v);
     guest_write(g, CODE, 0, 1); /* tells the engine, whose vCPU has gone */
-    engine_interp.vm_fini(engine_vm);
+    way->engine->vm_fini(engine_vm);
     return guest_teardown(state);
 }
 
@@ -70,12 +82,24 @@ static void code_at(uint64_t address, const char *bytes, unsigned n)
         guest_write(g, address + k, (uint8_t)bytes[k], 1);
 }
 
-/* Runs until HLT, at most 10000 instructions: the vector of the handler, -1 for a HLT elsewhere. */
+/* cmocka puts its own handlers in place of the engine's. */
+static const int signals[] = {SIGSEGV, SIGFPE, SIGILL, SIGBUS};
+static struct sigaction engine_handlers[4];
+
+static void restore_handlers(void)
+{
+    for (unsigned n = 0; n < 4; n++)
+        sigaction(signals[n], &engine_handlers[n], NULL);
+}
+
+/* Runs until HLT: the vector of the handler, -1 for a HLT elsewhere. */
 static int go(void)
 {
     struct vcpu *v = g->v;
+    uint64_t limit = way->limit != 0 ? v->counters.instructions + way->limit : ENGINE_NO_LIMIT;
+    restore_handlers();
     v->activity = VCPU_ACTIVE;
-    assert_int_equal(engine_interp.run(v, v->counters.instructions + 10000), EXIT_HLT);
+    assert_int_equal(way->engine->run(v, limit), EXIT_HLT);
     uint64_t at = v->rip - 1 - GUEST_HANDLER;
     return at < 16 * 0x81 && at % 16 == 0 ? (int)(at / 16) : -1;
 }
@@ -198,7 +222,8 @@ static void every_iteration_counts(void **state)
         v->gpr[RDI] = DATA;
         v->gpr[RCX] = 100;
         assert_int_equal(RUN("\xf3\xaa\xf4"), -1);
-        assert_int_equal(v->counters.instructions - before, 101);
+        if (way->limit != 0 || way->engine->counts_always)
+            assert_int_equal(v->counters.instructions - before, 101);
         assert_int_equal(v->gpr[RDI], DATA + 100);
     }
     uint64_t before = v->counters.instructions;
@@ -206,7 +231,7 @@ static void every_iteration_counts(void **state)
     v->gpr[RCX] = 100;
     v->rip = CODE;
     v->activity = VCPU_ACTIVE;
-    assert_int_equal(engine_interp.run(v, before + 37), EXIT_NONE);
+    assert_int_equal(way->engine->run(v, before + 37), EXIT_NONE);
     assert_int_equal(v->counters.instructions, before + 37);
     assert_int_equal(v->gpr[RCX], 63);
 }
@@ -228,10 +253,11 @@ static void repeat_of_nothing_clears_upper_halves(void **state)
 
 /* ---- memory ---- */
 
+static uint64_t device_count;
+
 static uint64_t counting_read(struct vcpu *v, enum bus_space space, uint64_t address, unsigned size)
 {
-    static uint64_t count;
-    return ++count;
+    return ++device_count;
 }
 
 static void nothing_written(struct vcpu *v, enum bus_space space, uint64_t address, uint64_t value,
@@ -243,6 +269,7 @@ static void locked_access_to_a_counting_device_ends(void **state)
 {
     static const struct gate_ops gate = {.read = counting_read, .write = nothing_written};
     struct vcpu *v = g->v;
+    device_count = 0;
     g->platform.gate = &gate;
     guest_write(g, GUEST_PT + (DEVICE_PAGE >> 12) * 8, GUEST_RAM | 3, 8); /* no RAM there */
     v->gpr[RBX] = DEVICE_PAGE;
@@ -552,28 +579,13 @@ static void random_registers(void)
     tlb_flush_all(v);
 }
 
-/* cmocka puts its own handlers in place of those of copied instructions (copy_run.c). */
-static struct sigaction copy_fpe, copy_ill;
-
-static void keep_copy_handlers(void)
-{
-    struct copy_cache *c;
-    struct error e;
-    if (copy_cache_create(&c, &e) != 0)
-        abort();
-    copy_cache_destroy(c);
-    sigaction(SIGFPE, NULL, &copy_fpe);
-    sigaction(SIGILL, NULL, &copy_ill);
-}
-
 /* Random code, ring and registers: nothing to expect but that the engine survives (under the
  * sanitizers), stays within its limit, and answers a request to stop. */
 static void random_code_is_survived(void **state)
 {
     struct vcpu *v = g->v;
     struct itimerval each_5_ms = {{0, 5000}, {0, 5000}}, off = {0};
-    sigaction(SIGFPE, &copy_fpe, NULL);
-    sigaction(SIGILL, &copy_ill, NULL);
+    restore_handlers();
     signal(SIGALRM, on_alarm);
     guest_mark(g);
     setitimer(ITIMER_REAL, &each_5_ms, NULL);
@@ -586,13 +598,43 @@ static void random_code_is_survived(void **state)
         for (unsigned n = 0; n < 32; n++)
             guest_write(g, v->rip + 8 * n, next_random(), 8);
         uint64_t limit = v->counters.instructions + 2000;
-        enum exit_reason exit = engine_interp.run(v, limit);
+        enum exit_reason exit = way->engine->run(v, limit);
         assert_true(exit == EXIT_HLT || exit == EXIT_NONE || exit == EXIT_REQUEST ||
                     exit == EXIT_SHUTDOWN);
         assert_true(v->counters.instructions <= limit);
         vcpu_request_clear(v, VCPU_REQUEST_STOP);
     }
     setitimer(ITIMER_REAL, &off, NULL);
+}
+
+/* The handlers are installed by the first VM of an engine. */
+static void keep_handlers(void)
+{
+    void *state;
+    for (way = ways; way < ways + WAYS; way++)
+        if (setup_long(&state) != 0 || teardown(&state) != 0)
+            abort();
+    for (unsigned n = 0; n < 4; n++)
+        sigaction(signals[n], NULL, &engine_handlers[n]);
+}
+
+static int run_way(const struct CMUnitTest *tests, size_t count)
+{
+    struct CMUnitTest *named = calloc(count, sizeof(*named));
+    if (named == NULL)
+        abort();
+    for (size_t n = 0; n < count; n++) {
+        char *name;
+        named[n] = tests[n];
+        if (asprintf(&name, "%s/%s", way->name, tests[n].name) < 0)
+            abort();
+        named[n].name = name;
+    }
+    int failed = _cmocka_run_group_tests(way->name, named, count, NULL, NULL);
+    for (size_t n = 0; n < count; n++)
+        free((char *)(uintptr_t)named[n].name);
+    free(named);
+    return failed;
 }
 
 int main(void)
@@ -627,6 +669,9 @@ int main(void)
         PROTECTED(a_jump_over_a_page_that_offsets_do_not_show_is_not_linked),
         PROTECTED(instructions_end_at_the_limit),
     };
-    keep_copy_handlers();
-    return cmocka_run_group_tests_name("interp", tests, NULL, NULL);
+    int failed = 0;
+    keep_handlers();
+    for (way = ways; way < ways + WAYS; way++)
+        failed += run_way(tests, sizeof(tests) / sizeof(tests[0]));
+    return failed;
 }
