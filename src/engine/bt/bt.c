@@ -193,6 +193,7 @@ static void stats(const struct vcpu *v,
 const struct engine_ops engine_bt = {
     .name = "bt",
     .summary = "binary translation: the guest's code, translated to the host's",
+    .checks = ENGINE_CHECK_TRANSLATIONS,
     .available = available,
     .vm_init = vm_init,
     .vm_fini = vm_fini,
