@@ -14,7 +14,7 @@ BUILD ?= build$(if $(findstring clang,$(notdir $(CC))),-clang)$(if $(SAN),-$(sub
 
 WARN := -Wall -Wextra -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wno-unused-parameter
 ALL_CFLAGS := -std=gnu17 -Isrc -D_GNU_SOURCE -fno-strict-aliasing -fno-common $(WARN) \
-	$(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined,) $(CFLAGS) -MMD -MP
+	$(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined -DDEBUG,) $(CFLAGS) -MMD -MP
 ALL_LDFLAGS := $(if $(SAN),-fsanitize=$(SAN),) $(LDFLAGS)
 LIBS := -Wl,--as-needed -lZydis -ljansson -lpthread
 

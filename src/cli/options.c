@@ -14,6 +14,8 @@
 static const char *const clock_names[] = {"real", "instructions", NULL};
 static const char *const action_names[] = {"exit", "reset", NULL};
 
+static const char *const check_names[] = {"translations", NULL}; /* ORDER enum engine_check */
+
 #define MEMBER(m) offsetof(struct cli_run, m)
 
 const struct cli_option cli_run_options[] = {
@@ -117,6 +119,12 @@ const struct cli_option cli_run_options[] = {
      .offset = MEMBER(machine.test_device),
      .help = "a device for test guests, as QEMU's pc-testdev: ports 0xe0, 0xe4, 0x2000, memory at "
              "0xff000000"},
+    {.name = "check",
+     .kind = CLI_LIST,
+     .value = "LIST",
+     .offset = MEMBER(machine.checks),
+     .choices = check_names,
+     .help = "what the engine checks of itself, words joined by commas: translations (engine bt)"},
     {.name = "stats",
      .kind = CLI_OPTIONAL_FILE,
      .value = "FILE",
@@ -253,6 +261,31 @@ static int set_choice(const struct cli_option *o, const char *value, void *membe
     return error_set(e, EINVAL, "--%s: '%s' is unknown; give %s", o->name, value, known);
 }
 
+static int set_list(const struct cli_option *o, const char *value, void *member, struct error *e)
+{
+    char known[128];
+    unsigned bits = 0;
+
+    for (const char *word = value;; word++) {
+        size_t length = strcspn(word, ",");
+        unsigned i = 0;
+        while (o->choices[i] != NULL &&
+               (strlen(o->choices[i]) != length || memcmp(o->choices[i], word, length) != 0))
+            i++;
+        if (o->choices[i] == NULL) {
+            list_choices(o->choices, known, sizeof(known));
+            return error_set(e, EINVAL, "--%s: '%.*s' is unknown; give %s", o->name, (int)length,
+                             word, known);
+        }
+        bits |= 1u << i;
+        word += length;
+        if (*word == '\0')
+            break;
+    }
+    *(unsigned *)member = bits;
+    return 0;
+}
+
 static int set_cpu(const struct cli_option *o, const char *value, void *member, struct error *e)
 {
     char known[128] = "";
@@ -299,6 +332,7 @@ static int (*const setters[CLI_KINDS])(const struct cli_option *o, const char *v
     [CLI_SIZE] = set_size,
     [CLI_COUNT] = set_count,
     [CLI_CHOICE] = set_choice,
+    [CLI_LIST] = set_list,
     [CLI_ENGINE] = set_engine,
     [CLI_CONSOLE] = set_console,
 };
@@ -346,6 +380,17 @@ static int parse_one(int count, char *const words[], int *i, uint64_t *given, st
     return set(o, value, out, e);
 }
 
+/* A check that nobody makes must not look as if it had passed. */
+static int check_checks(const struct machine_config *m, struct error *e)
+{
+    for (unsigned i = 0; check_names[i] != NULL; i++)
+        if (m->checks & ~m->engine->checks & 1u << i)
+            return error_set(e, EINVAL,
+                             "--check %s: the engine %s does not have it; give another --engine",
+                             check_names[i], m->engine->name);
+    return 0;
+}
+
 /* What options say of each other. */
 static int check_together(const struct machine_config *m, struct error *e)
 {
@@ -364,7 +409,7 @@ static int check_together(const struct machine_config *m, struct error *e)
         return error_set(e, EINVAL,
                          "--clock instructions counts the instructions of one processor; give "
                          "--cpus 1 or --clock real");
-    return 0;
+    return check_checks(m, e);
 }
 
 int cli_run_parse(int count, char *const words[], struct cli_run *out, struct error *e)

@@ -24,6 +24,7 @@ enum cli_kind {
     CLI_SIZE,          /* uint64_t bytes, with K, M, G, T, P, E; whole pages */
     CLI_COUNT,         /* uint64_t */
     CLI_CHOICE,        /* enum: index into choices */
+    CLI_LIST,          /* unsigned: bit i for choices[i]; words joined by commas */
     CLI_ENGINE,        /* const struct engine_ops *, by engine_find */
     CLI_CONSOLE,       /* const char *, as console_create takes it */
     CLI_KINDS

@@ -24,10 +24,16 @@
 
 #define ENGINE_NO_LIMIT UINT64_MAX
 
+/* Bits of x86_platform.checks. ORDER check_names */
+enum engine_check {
+    ENGINE_CHECK_TRANSLATIONS = 1 << 0, /* bt: each one is proved to keep its rules */
+};
+
 struct engine_ops {
     const char *name;
     const char *summary; /* for --help */
     bool counts_always;  /* instructions, with ENGINE_NO_LIMIT too */
+    unsigned checks;     /* enum engine_check: those that it can make */
     int (*available)(struct error *e);
     int (*vm_init)(struct x86_platform *p, void **engine_vm, struct error *e);
     void (*vm_fini)(void *engine_vm);

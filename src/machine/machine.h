@@ -47,6 +47,7 @@ struct machine_config {
     const char *append;  /* kernel command line, "" for none */
     const char *console; /* as console_create takes it */
     enum clock_source clock;
+    unsigned checks; /* enum engine_check */
     bool debug_exit;
     bool test_device;
     enum machine_action on_reset, on_triple_fault;

@@ -129,6 +129,7 @@ static int add_processors(struct pc *pc, const struct pc_hooks *hooks, void *con
         .gate = repeatable ? &gate_repeatable : &gate_live,
         .gate_context = &pc->random,
         .physical_address_bits = physical_address_bits(&pc->cpuid),
+        .checks = pc->config->checks,
     };
     return add_vcpus(pc, e);
 }

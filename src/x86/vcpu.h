@@ -132,6 +132,7 @@ struct x86_platform {
     const struct gate_ops *gate; /* engine/gate.h: the one gate of non-determinism */
     void *gate_context;
     uint8_t physical_address_bits;
+    unsigned checks; /* that the engine makes on itself: enum engine_check */
     const struct x86_paravirt_ops *paravirt; /* or NULL */
     void *paravirt_context;
 };

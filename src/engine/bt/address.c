@@ -94,6 +94,11 @@ static unsigned slot_of(struct translation *t, const struct bt_insn *i)
     return t->slots[reg];
 }
 
+static uint32_t slot_offset(const struct translation *t, unsigned slot, bool write)
+{
+    return ((reach_of(t) * 2 + write) * TLB_SLOTS + slot) * (uint32_t)sizeof(struct tlb_fast);
+}
+
 /* For accesses that are here today and there tomorrow. */
 static void put_check_by_table(struct translation *t, struct bt_cold *c, unsigned size, bool write)
 {
@@ -116,8 +121,7 @@ static void put_check_by_table(struct translation *t, struct bt_cold *c, unsigne
 void tr_check(struct translation *t, const struct bt_insn *i, unsigned size, bool write, bool quiet)
 {
     struct emit *e = &t->e;
-    uint32_t slot =
-        ((reach_of(t) * 2 + write) * TLB_SLOTS + slot_of(t, i)) * (uint32_t)sizeof(struct tlb_fast);
+    uint32_t slot = slot_offset(t, slot_of(t, i), write);
     struct bt_cold *c = &t->s->cold[t->cold_count++];
     *c = (struct bt_cold){
         .what = (MEM_PAGE_SIZE - size) | (write ? BT_CHECK_WRITE : 0) |
@@ -145,7 +149,8 @@ void tr_check_line(struct translation *t, unsigned size)
 {
     struct emit *e = &t->e;
     struct bt_cold *c = &t->s->cold[t->cold_count++];
-    *c = (struct bt_cold){.what = BT_CHECK_WRITE | BT_CHECK_SPLIT,
+    *c = (struct bt_cold){.what = BT_CHECK_WRITE | BT_CHECK_SPLIT |
+                                  slot_offset(t, SLOT_STACK, true) << 16,
                           .stub = t->vm->stubs.check[reach_of(t)][true],
                           .rip = t->i->offset,
                           .count = (uint8_t)t->uncounted};

@@ -21,6 +21,12 @@
 /* When instructions are counted every exit polls: nearer to the limit than this, single steps. */
 #define LIMIT_MARGIN (BT_UNIT_INSNS + 2)
 
+#ifdef DEBUG
+static const bool checks_always = true;
+#else
+static const bool checks_always = false;
+#endif
+
 static int available(struct error *e)
 {
     if (!__builtin_cpu_supports("bmi2"))
@@ -46,6 +52,7 @@ static int vm_init(struct x86_platform *p, void **engine_vm, struct error *e)
         return error_set(e, ENOMEM, "engine bt: no memory");
     pthread_mutex_init(&vm->translating, NULL);
     vm->platform = p;
+    vm->checking = checks_always || (p->checks & ENGINE_CHECK_TRANSLATIONS) != 0;
     vm->scratch = bt_scratch_create();
     int err = vm->scratch == NULL ? error_set(e, ENOMEM, "engine bt: no memory") : 0;
     if (err == 0)
@@ -114,7 +121,7 @@ static enum exit_reason run_once(struct vcpu *v)
             l->vm->stubs.enter(v, bt_exec(l->vm, u->enter_saved));
             return EXIT_NONE;
         }
-        if (vcpu_requests(v) & VCPU_REQUEST_CODE)
+        if ((vcpu_requests(v) & VCPU_REQUEST_CODE) || atomic_load(&l->vm->failed))
             return EXIT_NONE;
     }
     bt_vector_save(v);
@@ -158,7 +165,9 @@ static enum exit_reason run(struct vcpu *v, uint64_t limit)
         }
         l->count_limit =
             v->instruction_limit > LIMIT_MARGIN ? v->instruction_limit - LIMIT_MARGIN : 0;
-        exit = v->activity == VCPU_SHUTDOWN ? EXIT_SHUTDOWN : run_once(v);
+        exit = atomic_load(&l->vm->failed)    ? EXIT_ERROR
+               : v->activity == VCPU_SHUTDOWN ? EXIT_SHUTDOWN
+                                              : run_once(v);
     } while (exit == EXIT_NONE);
     v->unwind = NULL;
     bt_vector_save(v);
@@ -193,6 +202,7 @@ static void stats(const struct vcpu *v,
 const struct engine_ops engine_bt = {
     .name = "bt",
     .summary = "binary translation: the guest's code, translated to the host's",
+    .checks = ENGINE_CHECK_TRANSLATIONS,
     .available = available,
     .vm_init = vm_init,
     .vm_fini = vm_fini,

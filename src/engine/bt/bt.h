@@ -60,6 +60,7 @@ struct bt_exit {
     uint64_t target; /* guest RIP */
     uint8_t *patch;  /* rel32, writable alias, aligned to 4 */
     uint8_t *unlinked;
+    uint16_t rip;    /* of the jump: offset from from->rip */
     bool host_flags; /* flags are in RFLAGS at the jump; else saved */
     bool crossing;   /* to another page: through the target's enter_crossing */
     struct bt_unit *to;
@@ -149,7 +150,9 @@ struct bt_vm {
         scattered[BT_SCATTERED / 64]; /* accesses, by hash of their RIP, that go by the table */
     _Atomic uint64_t generation;      /* moves when any unit has gone */
     uint64_t flushes;
-    bool counting; /* instructions retired are counted: exact positions, at a price */
+    bool checking;       /* every translation goes through check.h */
+    _Atomic bool failed; /* one was refused: nothing runs any more */
+    bool counting;       /* instructions retired are counted: exact positions, at a price */
 };
 
 /* How a slot does: when it misses too often, the access goes by the table instead. */

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine/bt/check.h"
 #include "engine/bt/emit.h"
 #include "engine/interp/step.h"
 #include "x86/access.h"
@@ -366,6 +367,21 @@ static bool crosses(const struct bt_vm *vm, uint64_t rip, const uint8_t *page)
            insn_decode(&vm->decoder, INSN_MODE_64, page + offset, left, &in, &full) == INSN_PARTIAL;
 }
 
+/* A translation that breaks a rule is a bug of doppel's, and the VM's end. */
+static bool passes(struct bt_vm *vm, const struct bt_unit *u)
+{
+    char why[BT_CHECK_WHY];
+    if (!vm->checking)
+        return true;
+    int rc = bt_check(vm, u, why, sizeof(why));
+    if (rc == -EINVAL) {
+        log_error("engine bt: a translation breaks a rule (a bug of doppel): %s", why);
+        bt_check_report(u, stderr);
+        atomic_store(&vm->failed, true);
+    }
+    return rc == 0;
+}
+
 /* Translates under the lock, unless another vCPU was first. */
 static struct bt_unit *make_locked(struct bt_vm *vm, struct bt_unit *u, const struct source *from,
                                    const uint64_t generation[2])
@@ -375,7 +391,7 @@ static struct bt_unit *make_locked(struct bt_vm *vm, struct bt_unit *u, const st
     interp_unlock_code(vm->interp);
     u->code = vm->free;
     if (other == NULL && room(vm) && bt_translate(vm, u, from->host[0], from->host[1]) == 0 &&
-        publish(vm, u, generation))
+        passes(vm, u) && publish(vm, u, generation))
         return u;
     unit_free(u);
     return other;

@@ -149,13 +149,22 @@ static void extension_bits(const struct bt_insn *i, const struct fields *f, bool
         *b = f->opcode_register >= 8;
 }
 
+/* With SIB and REX added, an instruction full of prefixes would be longer than 15 bytes. */
+static bool comes_again(const ZydisDecodedInstruction *zi, unsigned prefix)
+{
+    for (unsigned n = prefix + 1; n < zi->raw.prefix_count; n++)
+        if (zi->raw.prefixes[n].value == zi->raw.prefixes[prefix].value)
+            return true;
+    return false;
+}
+
 static void emit_legacy(struct emit *e, const struct bt_insn *i, const struct fields *f)
 {
     const ZydisDecodedInstruction *zi = &i->full.insn;
     bool r, x, b;
     for (unsigned n = 0; n < zi->raw.prefix_count; n++) {
         uint8_t p = zi->raw.prefixes[n].value;
-        if (p == 0x66 || p == 0xf2 || p == 0xf3 || p == 0xf0)
+        if ((p == 0x66 || p == 0xf2 || p == 0xf3 || p == 0xf0) && !comes_again(zi, n))
             EMIT(e, p);
     }
     extension_bits(i, f, &r, &x, &b);

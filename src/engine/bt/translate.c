@@ -170,6 +170,7 @@ static void put_exit(struct translation *t, uint64_t target)
     *x = (struct bt_exit){.from = t->u,
                           .target = target,
                           .patch = emit_jmp(e),
+                          .rip = t->i->offset,
                           .host_flags = host,
                           .crossing = crossing};
     x->unlinked = e->at;

@@ -36,7 +36,20 @@ static void defaults(void **state)
     assert_int_equal(run.machine.on_triple_fault, MACHINE_ON_EXIT);
     assert_false(run.machine.debug_exit);
     assert_false(run.machine.test_device);
+    assert_int_equal(run.machine.checks, 0);
     assert_false(run.stats.wanted);
+}
+
+/* The sentence must hold both words: the thing and what to do. */
+static void refuse(int count, char *words[], const char *thing, const char *advice)
+{
+    struct error e = {0};
+    struct cli_run run;
+
+    assert_int_equal(cli_run_parse(count, words, &run, &e), -EINVAL);
+    if (strstr(e.text, thing) == NULL || strstr(e.text, advice) == NULL)
+        fail_msg("'%s' lacks '%s' or '%s'", e.text, thing, advice);
+    assert_null(strchr(e.text, '\n'));
 }
 
 static void every_option(void **state)
@@ -65,6 +78,20 @@ static void every_option(void **state)
     assert_true(run.machine.test_device);
     assert_true(run.stats.wanted);
     assert_string_equal(run.stats.file, "s");
+}
+
+static void checks_are_of_the_engine(void **state)
+{
+    struct error e = {0};
+    struct cli_run run;
+
+    assert_int_equal(
+        cli_run_parse(WORDS("--kernel", "k", "--engine", "bt", "--check", "translations"), &run,
+                      &e),
+        0);
+    assert_int_equal(run.machine.checks, ENGINE_CHECK_TRANSLATIONS);
+    refuse(WORDS("--kernel", "k", "--engine", "none", "--check", "translations"),
+           "--check translations", "none does not have it");
 }
 
 static void stats_alone_takes_no_word(void **state)
@@ -117,18 +144,6 @@ static void sizes(void **state)
     }
 }
 
-/* The sentence must hold both words: the thing and what to do. */
-static void refuse(int count, char *words[], const char *thing, const char *advice)
-{
-    struct error e = {0};
-    struct cli_run run;
-
-    assert_int_equal(cli_run_parse(count, words, &run, &e), -EINVAL);
-    if (strstr(e.text, thing) == NULL || strstr(e.text, advice) == NULL)
-        fail_msg("'%s' lacks '%s' or '%s'", e.text, thing, advice);
-    assert_null(strchr(e.text, '\n'));
-}
-
 static void refusals(void **state)
 {
     refuse(WORDS("--kernel", "k", "--bogus"), "'--bogus'", "--help");
@@ -170,6 +185,9 @@ static void refused_values(void **state)
     refuse(WORDS("--cpus", "-1"), "'-1'", "number");
     refuse(WORDS("--engine", "steam"), "'steam'", "none");
     refuse(WORDS("--clock", "sun"), "'sun'", "real or instructions");
+    refuse(WORDS("--check", "all"), "'all'", "translations");
+    refuse(WORDS("--check", "translations,"), "''", "translations");
+    refuse(WORDS("--check", "translations,translation"), "'translation'", "translations");
     refuse(WORDS("--on-reset", "x"), "'x'", "exit or reset");
     refuse(WORDS("--on-triple-fault", ""), "--on-triple-fault", "exit or reset");
     refuse(WORDS("--console", "file:"), "'file:'", "file:PATH");
@@ -220,6 +238,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults),
         cmocka_unit_test(every_option),
+        cmocka_unit_test(checks_are_of_the_engine),
         cmocka_unit_test(stats_alone_takes_no_word),
         cmocka_unit_test(sizes),
         cmocka_unit_test(refusals),
