@@ -31,8 +31,8 @@ const char *const exit_names[EXIT_REASONS] = {
 };
 
 const struct engine_ops *const engines[] = {
-    &engine_interp,
     &engine_bt,
+    &engine_interp,
     &engine_none,
     NULL,
 };
