@@ -81,9 +81,14 @@ static void fetches_forget(struct tlb *t)
     memset(t->fetched, 0, sizeof(t->fetched));
 }
 
+static inline unsigned fetched_bit(uint64_t linear)
+{
+    return (unsigned)(linear >> 12 ^ linear >> 26) & (TLB_FETCHED - 1);
+}
+
 static inline bool was_fetched(const struct tlb *t, uint64_t linear)
 {
-    unsigned i = (linear >> 12) & (TLB_ENTRIES - 1);
+    unsigned i = fetched_bit(linear);
     return t->fetched[i / 64] >> i % 64 & 1;
 }
 
@@ -121,7 +126,7 @@ void tlb_init(struct tlb *t)
     t->asid = 0;
     t->next_asid = 1;
     t->next_space = 0;
-    t->large_base = t->large_mask = 0;
+    memset(t->large, 0, sizeof(t->large));
     t->rmw_flags = NULL;
     fetches_forget(t);
 }
@@ -170,7 +175,7 @@ static void enter_fresh_space(struct vcpu *v)
 void tlb_flush_all(struct vcpu *v)
 {
     memset(v->tlb.spaces, 0, sizeof(v->tlb.spaces));
-    v->tlb.large_base = v->tlb.large_mask = 0;
+    memset(v->tlb.large, 0, sizeof(v->tlb.large));
     enter_fresh_space(v);
 }
 
@@ -210,6 +215,27 @@ static unsigned large_mark(uint64_t page_size)
     return mark;
 }
 
+static unsigned large_bit(uint64_t linear, unsigned mark)
+{
+    return (unsigned)(linear / large_size[mark] % (64 * TLB_LARGE_WORDS));
+}
+
+static void note_large(struct tlb *t, uint64_t linear, unsigned mark)
+{
+    unsigned bit = large_bit(linear, mark);
+    t->large[mark][bit / 64] |= (uint64_t)1 << bit % 64;
+}
+
+static bool may_be_large(const struct tlb *t, uint64_t linear)
+{
+    for (unsigned mark = 1; mark < 4; mark++) {
+        unsigned bit = large_bit(linear, mark);
+        if (t->large[mark][bit / 64] >> bit % 64 & 1)
+            return true;
+    }
+    return false;
+}
+
 /* Forgets the pieces of the large page that linear lies in, in every space. */
 static void forget_large(struct tlb *t, uint64_t linear)
 {
@@ -234,7 +260,7 @@ void tlb_invlpg(struct vcpu *v, uint64_t linear)
             forget(e);
     }
     fast_forget_page(t, linear);
-    if (t->large_mask != 0 && (((linear & MEM_PAGE_MASK) ^ t->large_base) & t->large_mask) == 0) {
+    if (may_be_large(t, linear)) {
         forget_large(t, linear);
         fast_flush(t);
         fetches_forget(t);
@@ -317,21 +343,6 @@ static void watch(struct vcpu *v, uint64_t linear, unsigned n, bool write)
     }
 }
 
-/* The range of large pages grows to the smallest aligned block that holds all of them. */
-static void note_large(struct tlb *t, uint64_t linear, uint64_t page_size)
-{
-    uint64_t mask = ~(page_size - 1);
-    if (t->large_mask != 0) {
-        mask &= t->large_mask;
-        while (((linear ^ t->large_base) & mask) != 0)
-            mask <<= 1;
-    }
-    /* Both halves of the address space: a mask of a bit that is 0 in every page address, for a mask
-     * of 0 means that there is no large page. */
-    t->large_mask = mask != 0 ? mask : 1;
-    t->large_base = linear & mask;
-}
-
 static inline bool is_user(enum tlb_reach reach)
 {
     return reach == REACH_USER || reach == REACH_USER_ALIGNED;
@@ -357,7 +368,7 @@ static void fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, const st
 
     unsigned large = large_mark(p->page_size);
     if (large != 0)
-        note_large(t, linear, p->page_size);
+        note_large(t, linear, large);
     e->read = read ? tag : TLB_NONE;
     e->write = write ? tag : TLB_NONE;
     e->fetch = fetch ? tag : TLB_NONE;
@@ -646,7 +657,7 @@ const uint8_t *tlb_fetch_page(struct vcpu *v, uint64_t linear, uint64_t *physica
     enum tlb_reach reach = v->cpl == 3 ? REACH_USER : REACH_SUPERVISOR_AC;
     const struct tlb_entry *e = tlb_entry_of(&v->tlb, reach, linear);
     uint64_t page = linear & MEM_PAGE_MASK;
-    unsigned i = (linear >> 12) & (TLB_ENTRIES - 1);
+    unsigned i = fetched_bit(linear);
 
     v->tlb.fetched[i / 64] |= (uint64_t)1 << i % 64;
     if (X86_LIKELY(e->fetch == tlb_tag(&v->tlb, linear))) {

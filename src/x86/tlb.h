@@ -33,9 +33,11 @@ enum tlb_reach {
     REACH_COUNT
 };
 
-#define TLB_ENTRIES 1024u
-#define TLB_NONE    UINT64_MAX /* no page | asid is this: asid 0xfff is never used */
-#define TLB_PCIDS   8u         /* address spaces whose asid is remembered */
+#define TLB_ENTRIES     1024u
+#define TLB_LARGE_WORDS 8u /* of 64 bits */
+#define TLB_FETCHED     (16u << 10)
+#define TLB_NONE        UINT64_MAX /* no page | asid is this: asid 0xfff is never used */
+#define TLB_PCIDS       8u         /* address spaces whose asid is remembered */
 
 struct tlb_entry {
     uint64_t read, write, fetch; /* tags */
@@ -76,7 +78,7 @@ struct tlb {
     uint32_t slot_log[TLB_SLOT_LOG];
     uint32_t slots_filled;
     /* Pages, by hash, that a fetch translation was given out of since fetch_generation moved. */
-    uint64_t fetched[TLB_ENTRIES / 64];
+    uint64_t fetched[TLB_FETCHED / 64];
     uint64_t asid; /* of the current address space, 0…0xffe */
     uint64_t next_asid;
     struct {
@@ -85,9 +87,10 @@ struct tlb {
         uint64_t asid;
     } spaces[TLB_PCIDS];
     uint32_t next_space;
-    /* Linear range that holds pages larger than 4 KiB: INVLPG inside it looks for every piece of a
-     * large page (which goes as one, SDM 3A 4.10.4.1). mask 0 = none. */
-    uint64_t large_base, large_mask;
+    /* Where pages larger than 4 KiB may be, by hash of each size's page number: INVLPG there looks
+     * for every piece of a large page (which goes as one, SDM 3A 4.10.4.1). By the mark, as below.
+     */
+    uint64_t large[4][TLB_LARGE_WORDS];
     /* Physical page of each entry, and in its low bits the mapping: 0 = 4 KiB, 1 = 2 MiB, 2 = 1
      * GiB, 3 = 4 MiB. Apart from the entries, for only fills, fetches and INVLPG need it. */
     uint64_t physical[REACH_COUNT][TLB_ENTRIES];
