@@ -36,12 +36,16 @@
 #define MTRRCAP_VALUE        (8u /* VCNT */ | 1u << 8 /* FIX */ | 1u << 10 /* WC */)
 #define MTRR_DEF_TYPE_KNOWN  (0xffu | 1u << 10 /* FE */ | 1u << 11 /* E */)
 #define MTRR_PHYS_MASK_V     (1u << 11)
-#define MISC_ENABLE_FAST     (1u << 0)
-#define MICROCODE_REVISION   ((uint64_t)1 << 32)
-#define MCG_STATUS_KNOWN     7u
-#define HWCR_SMMLOCK         (1u << 0)
-#define HWCR_TSC_FREQ_SEL    (1u << 24) /* the TSC counts at the P0 frequency */
-#define DE_CFG_LFENCE        (1u << 1)  /* LFENCE serializes */
+/* What a guest may change in IA32_MISC_ENABLE (SDM 4, table 2-2): fast strings, thermal control,
+ * SpeedStep, MONITOR, limit of CPUID, xTPR messages, XD disable. They are kept and switch nothing.
+ */
+#define MISC_ENABLE_WRITABLE \
+    (1ull << 0 | 1ull << 3 | 1ull << 16 | 1ull << 18 | 1ull << 22 | 1ull << 23 | 1ull << 34)
+#define MICROCODE_REVISION ((uint64_t)1 << 32)
+#define MCG_STATUS_KNOWN   7u
+#define HWCR_SMMLOCK       (1u << 0)
+#define HWCR_TSC_FREQ_SEL  (1u << 24) /* the TSC counts at the P0 frequency */
+#define DE_CFG_LFENCE      (1u << 1)  /* LFENCE serializes */
 
 static bool is_amd(const struct vcpu *v)
 {
@@ -181,7 +185,7 @@ static bool pat_write(void *context, struct vcpu *v, uint32_t index, uint64_t va
 /* Only fast strings may be turned off: what the other bits turn on is not there. */
 static bool misc_enable_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
 {
-    if ((value ^ v->misc_enable) & ~(uint64_t)MISC_ENABLE_FAST)
+    if ((value ^ v->misc_enable) & ~MISC_ENABLE_WRITABLE)
         return false;
     v->misc_enable = value;
     return true;

@@ -60,7 +60,9 @@ static void rules(void **state)
         {0x1d9, 2, false},
         {MSR_MISC_ENABLE, 1 | 1 << 11 | 1 << 12, true},
         {MSR_MISC_ENABLE, 1 << 11 | 1 << 12, true},
-        {MSR_MISC_ENABLE, 1 | 1 << 11 | 1 << 12 | 1 << 18, false},
+        {MSR_MISC_ENABLE, 1 | 1 << 11 | 1 << 12 | 1 << 18 | 1ull << 34, true},
+        {MSR_MISC_ENABLE, 1 | 1 << 11 | 1 << 12 | 1 << 17, false}, /* reserved */
+        {MSR_MISC_ENABLE, 1 | 1 << 12, false},                     /* BTS is not available */
         {MSR_EFER, EFER_SCE | EFER_LME | EFER_NXE, true},
         {MSR_EFER, 1u << 12, false}, /* SVME */
         {MSR_EFER, 1u << 1, false},
