@@ -252,9 +252,10 @@ static bool transfer(struct graph *g, const struct check_insn *i, struct check_s
 static bool visit(struct graph *g, unsigned offset)
 {
     struct check *c = &g->c;
-    struct check_insn i = {.at = c->u->code + offset};
+    struct check_insn i; /* large, and all of it is the decoder's to fill */
     struct check_state s = g->states[offset];
 
+    i.at = c->u->code + offset;
     c->i = NULL;
     if (ZYAN_FAILED(
             ZydisDecoderDecodeFull(&g->decoder, i.at, g->size - offset, &i.insn, i.operands)))
