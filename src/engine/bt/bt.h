@@ -262,9 +262,10 @@ extern const struct gate_ops bt_gate;
 
 /* `what` of a check that its slot did not serve: 4096 - size, flags, byte offset of the slot << 16
  */
-#define BT_CHECK_LIMIT 0xfffu
-#define BT_CHECK_WRITE 0x1000u
-#define BT_CHECK_QUIET 0x2000u /* masked: only what is cached is looked at */
+#define BT_CHECK_LIMIT   0xfffu
+#define BT_CHECK_WRITE   0x1000u
+#define BT_CHECK_QUIET   0x2000u /* masked: only what is cached is looked at */
+#define BT_CHECK_ALIGNED 0x8000u /* misaligned is #GP, before any #PF (SDM 3A 6.9) */
 #define BT_CHECK_SPLIT                                                        \
     0x4000u /* LOCK across cache lines: the interpreter stops the other vCPUs \
              */

@@ -69,6 +69,35 @@ static bool is_quiet(const ZydisDecodedInstruction *zi)
            zi->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
 }
 
+/* SDM 1 14.9, 2A tables 2-17 and 2-46. */
+static bool must_be_aligned(const ZydisDecodedInstruction *zi)
+{
+    switch (zi->mnemonic) {
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVDQA32:
+    case ZYDIS_MNEMONIC_VMOVDQA64:
+    case ZYDIS_MNEMONIC_VMOVNTPS:
+    case ZYDIS_MNEMONIC_VMOVNTPD:
+    case ZYDIS_MNEMONIC_VMOVNTDQ:
+    case ZYDIS_MNEMONIC_VMOVNTDQA:
+        return true;
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM:
+        return false;
+    default:
+        return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+    }
+}
+
 void emit_copy(struct translation *t)
 {
     const struct bt_insn *i = t->i;
@@ -88,6 +117,8 @@ void emit_copy(struct translation *t)
             ((i->in.prefixes & INSN_LOCK) || i->full.insn.mnemonic == ZYDIS_MNEMONIC_XCHG))
             tr_check_line(t, o->size / 8);
         tr_check(t, i, o->size / 8, write, is_quiet(&i->full.insn));
+        if (o->size >= 128 && must_be_aligned(&i->full.insn))
+            t->s->cold[t->cold_count - 1].what |= BT_CHECK_ALIGNED;
         memory = REWRITE_PAIR;
         if (p.count > 0) {
             emit_lea(&t->e, true, S0, S0, S1, 0, 0);

@@ -236,17 +236,16 @@ const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
         return NULL;
     }
     unsigned size = MEM_PAGE_SIZE - (what & BT_CHECK_LIMIT);
-    /* #GP for a misaligned vector comes before #PF (SDM 3A 6.9): the instruction decides. */
-    bool quiet = (what & BT_CHECK_QUIET) || (size >= 16 && (linear & (size - 1)) != 0);
+    bool misaligned = (what & BT_CHECK_ALIGNED) && (linear & (size - 1)) != 0;
     l->counters.misses++;
     l->in_miss = true;
     if (X86_LIKELY(x86_canonical(v, linear)) && X86_LIKELY(!(what & BT_CHECK_SPLIT)) &&
         X86_LIKELY(tlb_fast_fill(v, (enum tlb_reach)v->reach, linear, size, what & BT_CHECK_WRITE,
-                                 quiet))) {
+                                 (what & BT_CHECK_QUIET) || misaligned))) {
         l->in_miss = false;
         return NULL;
     }
-    if (X86_LIKELY(x86_canonical(v, linear)) && load_across(v, linear, size, what)) {
+    if (X86_LIKELY(x86_canonical(v, linear)) && !misaligned && load_across(v, linear, size, what)) {
         l->in_miss = false;
         return BT_SERVED;
     }
