@@ -48,36 +48,77 @@ static inline void slot_empty(struct tlb_fast *f)
     *f = (struct tlb_fast){.negative_page = TLB_SLOT_EMPTY};
 }
 
+static bool slots_are_logged(const struct tlb *t)
+{
+    return t->slots_filled <= sizeof(t->slot_log) && t->slots_kept <= TLB_SLOT_KEPT;
+}
+
+static unsigned slots_logged(const struct tlb *t)
+{
+    return t->slots_filled / sizeof(t->slot_log[0]);
+}
+
 static void slots_flush(struct tlb *t)
 {
     struct tlb_fast *all = &t->slots[0][0][0];
-    if (t->slots_filled <= sizeof(t->slot_log)) {
-        for (unsigned n = 0; n < t->slots_filled / sizeof(t->slot_log[0]); n++)
+    if (slots_are_logged(t)) {
+        for (unsigned n = 0; n < slots_logged(t); n++)
             slot_empty(slot_at(t, t->slot_log[n]));
+        for (unsigned n = 0; n < t->slots_kept; n++)
+            slot_empty(slot_at(t, t->slot_kept[n]));
     } else {
         for (unsigned n = 0; n < sizeof(t->slots) / sizeof(*all); n++)
             slot_empty(&all[n]);
     }
     t->slots_filled = 0;
+    t->slots_kept = 0;
+}
+
+/* The entries of pages that are not global have gone: so do the slots that no entry stands behind.
+ */
+static void slots_sift(struct tlb *t)
+{
+    if (!slots_are_logged(t) || t->slots_kept + slots_logged(t) > TLB_SLOT_KEPT) {
+        slots_flush(t);
+        return;
+    }
+    for (unsigned n = 0; n < slots_logged(t); n++) {
+        uint32_t offset = t->slot_log[n];
+        struct tlb_fast *f = slot_at(t, offset);
+        const struct tlb_fast *table = t->fast[0][offset / sizeof(t->slots[0][0])];
+        if (table[(-f->negative_page >> 12) & (TLB_FAST_ENTRIES - 1)].negative_page ==
+            f->negative_page)
+            t->slot_kept[t->slots_kept++] = offset;
+        else
+            slot_empty(f);
+    }
+    t->slots_filled = 0;
+}
+
+static void slot_forget_page(struct tlb *t, uint32_t offset, uint64_t linear)
+{
+    struct tlb_fast *f = slot_at(t, offset);
+    if (f->negative_page == -(linear & MEM_PAGE_MASK))
+        slot_empty(f);
 }
 
 static void slots_forget_page(struct tlb *t, uint64_t linear)
 {
-    if (t->slots_filled > sizeof(t->slot_log)) {
+    if (!slots_are_logged(t)) {
         slots_flush(t);
         return;
     }
-    for (unsigned n = 0; n < t->slots_filled / sizeof(t->slot_log[0]); n++) {
-        struct tlb_fast *f = slot_at(t, t->slot_log[n]);
-        if (f->negative_page == -(linear & MEM_PAGE_MASK))
-            slot_empty(f);
-    }
+    for (unsigned n = 0; n < slots_logged(t); n++)
+        slot_forget_page(t, t->slot_log[n], linear);
+    for (unsigned n = 0; n < t->slots_kept; n++)
+        slot_forget_page(t, t->slot_kept[n], linear);
 }
 
 /* Whatever was found by fetch translations may be something else now. */
 static void fetches_forget(struct tlb *t)
 {
     t->fetch_generation++;
+    t->global_generation++;
     memset(t->fetched, 0, sizeof(t->fetched));
 }
 
@@ -92,18 +133,38 @@ static inline bool was_fetched(const struct tlb *t, uint64_t linear)
     return t->fetched[i / 64] >> i % 64 & 1;
 }
 
+static void fast_flush_log(struct tlb *t, bool global)
+{
+    for (unsigned n = 0; n < t->fast_filled[global]; n++)
+        fast_empty(t, t->fast_log[global][n]);
+    t->fast_filled[global] = 0;
+}
+
 static void fast_flush(struct tlb *t)
 {
     slots_flush(t);
-    if (t->fast_filled <= TLB_FAST_LOG) {
-        for (unsigned n = 0; n < t->fast_filled; n++)
-            fast_empty(t, t->fast_log[n]);
+    if (t->fast_filled[0] <= TLB_FAST_LOG && t->fast_filled[1] <= TLB_FAST_LOG) {
+        fast_flush_log(t, false);
+        fast_flush_log(t, true);
     } else {
         struct tlb_fast *all = &t->fast[0][0][0];
         for (unsigned n = 0; n < sizeof(t->fast) / sizeof(*all); n++)
             fast_empty(t, &all[n]);
+        t->fast_filled[0] = t->fast_filled[1] = 0;
     }
-    t->fast_filled = 0;
+}
+
+/* All but global pages (SDM 3A 4.10.4.1, MOV to CR3). An entry may be in both logs: then it goes.
+ */
+static void fast_leave_space(struct tlb *t)
+{
+    t->fetch_generation++;
+    if (t->fast_filled[0] > TLB_FAST_LOG || t->fast_filled[1] > TLB_FAST_LOG) {
+        fast_flush(t);
+        return;
+    }
+    fast_flush_log(t, false);
+    slots_sift(t);
 }
 
 static void fast_forget_page(struct tlb *t, uint64_t linear)
@@ -117,7 +178,7 @@ static void fast_forget_page(struct tlb *t, uint64_t linear)
 
 void tlb_init(struct tlb *t)
 {
-    t->fast_filled = TLB_FAST_LOG + 1;
+    t->fast_filled[0] = TLB_FAST_LOG + 1;
     t->slots_filled = UINT32_MAX;
     fast_flush(t);
     memset(t->entries, 0xff, sizeof(t->entries)); /* every tag TLB_NONE */
@@ -156,8 +217,7 @@ static void enter_fresh_space(struct vcpu *v)
     uint16_t pcid = v->cr3 & 0xfff;
 
     t->asid = fresh_asid(t);
-    fast_flush(t);
-    fetches_forget(t);
+    fast_leave_space(t);
     v->counters.tlb_flushes++;
     if (!(v->cr4 & CR4_PCIDE))
         return;
@@ -176,6 +236,8 @@ void tlb_flush_all(struct vcpu *v)
 {
     memset(v->tlb.spaces, 0, sizeof(v->tlb.spaces));
     memset(v->tlb.large, 0, sizeof(v->tlb.large));
+    fast_flush(&v->tlb);
+    fetches_forget(&v->tlb);
     enter_fresh_space(v);
 }
 
@@ -187,8 +249,7 @@ void tlb_switch_space(struct vcpu *v, bool keep)
         return;
     }
     v->tlb.asid = v->tlb.spaces[i].asid;
-    fast_flush(&v->tlb);
-    fetches_forget(&v->tlb);
+    fast_leave_space(&v->tlb);
 }
 
 static inline void forget(struct tlb_entry *e)
@@ -373,7 +434,8 @@ static void fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, const st
     e->write = write ? tag : TLB_NONE;
     e->fetch = fetch ? tag : TLB_NONE;
     e->addend = (uintptr_t)target->host - (uintptr_t)(linear & MEM_PAGE_MASK);
-    t->physical[reach][tlb_index(linear)] = p->physical | large;
+    bool global = p->global && (v->cr4 & CR4_PGE);
+    t->physical[reach][tlb_index(linear)] = p->physical | large | (global ? TLB_GLOBAL : 0);
 }
 
 #define NOWHERE (UINT64_MAX & MEM_PAGE_MASK) /* beyond any physical address: no device has it */
@@ -630,10 +692,11 @@ bool tlb_fast_fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsign
     struct tlb_fast *f = fast_of(t, reach, write, linear);
     f->negative_page = -(linear & MEM_PAGE_MASK);
     f->addend = e->addend;
-    if (t->fast_filled < TLB_FAST_LOG)
-        t->fast_log[t->fast_filled] = f;
-    if (t->fast_filled <= TLB_FAST_LOG)
-        t->fast_filled++;
+    bool global = t->physical[reach][tlb_index(linear)] & TLB_GLOBAL;
+    if (t->fast_filled[global] < TLB_FAST_LOG)
+        t->fast_log[global][t->fast_filled[global]] = f;
+    if (t->fast_filled[global] <= TLB_FAST_LOG)
+        t->fast_filled[global]++;
     return true;
 }
 
@@ -669,4 +732,12 @@ const uint8_t *tlb_fetch_page(struct vcpu *v, uint64_t linear, uint64_t *physica
     if (physical != NULL)
         *physical = t.physical;
     return t.host;
+}
+
+bool tlb_fetch_is_global(struct vcpu *v, uint64_t linear)
+{
+    enum tlb_reach reach = v->cpl == 3 ? REACH_USER : REACH_SUPERVISOR_AC;
+    const struct tlb_entry *e = tlb_entry_of(&v->tlb, reach, linear);
+    return e->fetch == tlb_tag(&v->tlb, linear) &&
+           (v->tlb.physical[reach][tlb_index(linear)] & TLB_GLOBAL);
 }

@@ -34,6 +34,7 @@ enum tlb_reach {
 };
 
 #define TLB_ENTRIES     1024u
+#define TLB_GLOBAL      4u
 #define TLB_LARGE_WORDS 8u /* of 64 bits */
 #define TLB_FETCHED     (16u << 10)
 #define TLB_NONE        UINT64_MAX /* no page | asid is this: asid 0xfff is never used */
@@ -63,6 +64,7 @@ struct tlb_fast {
 #define TLB_FAST_REACHES REACH_USER_ALIGNED
 #define TLB_SLOTS        512u
 #define TLB_SLOT_LOG     1024u
+#define TLB_SLOT_KEPT    2048u
 /* Of an empty slot, with an addend of 0: only addresses that are not canonical match, and those the
  * host's processor refuses as well. */
 #define TLB_SLOT_EMPTY 0x4000000000000000u
@@ -71,12 +73,15 @@ struct tlb {
     struct tlb_entry entries[REACH_COUNT][TLB_ENTRIES];
     struct tlb_fast fast[TLB_FAST_REACHES][2][TLB_FAST_ENTRIES]; /* by reach and write */
     struct tlb_fast slots[TLB_FAST_REACHES][2][TLB_SLOTS];
-    struct tlb_fast *fast_log[TLB_FAST_LOG];
-    unsigned fast_filled;
+    /* Filled since they were emptied, by whether the page is global: MOV CR3 leaves those alone. */
+    struct tlb_fast *fast_log[2][TLB_FAST_LOG];
+    unsigned fast_filled[2];
     /* Byte offsets in `slots` of those filled since they were emptied; slots_filled counts in bytes
      * of the log, which goes round: more than it holds means any. */
     uint32_t slot_log[TLB_SLOT_LOG];
     uint32_t slots_filled;
+    uint32_t slot_kept[TLB_SLOT_KEPT]; /* that outlived a MOV CR3 */
+    unsigned slots_kept;
     /* Pages, by hash, that a fetch translation was given out of since fetch_generation moved. */
     uint64_t fetched[TLB_FETCHED / 64];
     uint64_t asid; /* of the current address space, 0…0xffe */
@@ -92,9 +97,11 @@ struct tlb {
      */
     uint64_t large[4][TLB_LARGE_WORDS];
     /* Physical page of each entry, and in its low bits the mapping: 0 = 4 KiB, 1 = 2 MiB, 2 = 1
-     * GiB, 3 = 4 MiB. Apart from the entries, for only fills, fetches and INVLPG need it. */
+     * GiB, 3 = 4 MiB, and TLB_GLOBAL. Apart from the entries, for only fills, fetches and INVLPG
+     * need it. */
     uint64_t physical[REACH_COUNT][TLB_ENTRIES];
-    uint64_t fetch_generation; /* moves whenever a cached fetch translation may have gone */
+    uint64_t fetch_generation;  /* moves whenever a cached fetch translation may have gone */
+    uint64_t global_generation; /* … one of a global page too */
     /* Page handed out last by the slow path of tlb_pointer_rmw, for tlb_pointer_wrote; NULL flags
      * when the fast path served it. */
     _Atomic uint8_t *rmw_flags;
@@ -167,5 +174,8 @@ void tlb_probe(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned n
  * #PF with the fetch bit. NULL when the page is not RAM or ROM (the caller fetches bytes through
  * the gate or raises). `physical` may be NULL. */
 const uint8_t *tlb_fetch_page(struct vcpu *v, uint64_t linear, uint64_t *physical);
+/* Whether the page that tlb_fetch_page gave last for `linear` is known to be global: MOV CR3 does
+ * not change what is fetched there. */
+bool tlb_fetch_is_global(struct vcpu *v, uint64_t linear);
 
 #endif

@@ -92,7 +92,7 @@ static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
     memset(l, 0, sizeof(*l));
     l->self = v;
     l->vm = vm;
-    l->filled = BT_LOG + 1; /* the tables are to be emptied first */
+    l->filled[0] = BT_LOG + 1; /* the tables are to be emptied first */
     l->generation = UINT64_MAX;
     return 0;
 }

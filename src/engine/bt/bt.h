@@ -178,16 +178,17 @@ struct bt_local {
     uint64_t fault_pc;
     uint64_t branch; /* RIP of an indirect jump that was not served, and what it did to RSP */
     int32_t undo;
-    uint64_t generation, fetch_generation; /* that jumps and tokens were filled under */
-    uint8_t vector_live;                   /* host registers hold the guest's vector state */
+    /* That jumps and tokens were filled under. */
+    uint64_t generation, fetch_generation, global_generation;
+    uint8_t vector_live; /* host registers hold the guest's vector state */
     uint8_t vector_class;
     bool in_miss; /* what raises now is the access at miss_pc */
     uint32_t tokens[BT_TOKENS];
     struct bt_jump jumps[3][BT_JUMPS];
     struct bt_misses slots[TLB_FAST_REACHES * 2 * TLB_SLOTS];
-    unsigned filled;      /* entries of the two, in the log */
-    uint16_t log[BT_LOG]; /* reach * BT_JUMPS + index, or BT_LOG_TOKEN | index */
-    uint64_t count_limit; /* counting: polls leave above it */
+    unsigned filled[2];      /* entries of the two, in the logs: by whether their page is global */
+    uint16_t log[2][BT_LOG]; /* reach * BT_JUMPS + index, or BT_LOG_TOKEN | index */
+    uint64_t count_limit;    /* counting: polls leave above it */
     struct bt_counters {
         uint64_t units, links, lookups, misses, misses_elsewhere, scattered, faults, flushes;
         uint64_t interpreted[ZYDIS_MNEMONIC_MAX_VALUE + 1], light; /* light: of all these */

@@ -54,26 +54,37 @@ static void forget_all(struct bt_local *l)
             l->jumps[reach][i].rip = i + 1; /* belongs elsewhere */
 }
 
-static void forget(struct bt_local *l)
+static void forget_log(struct bt_local *l, bool global)
 {
-    if (l->filled > BT_LOG)
-        forget_all(l);
-    for (unsigned n = 0; n < l->filled && l->filled <= BT_LOG; n++) {
-        unsigned i = l->log[n] & (BT_JUMPS - 1);
-        if (l->log[n] & BT_LOG_TOKEN)
+    for (unsigned n = 0; n < l->filled[global]; n++) {
+        unsigned i = l->log[global][n] & (BT_JUMPS - 1);
+        if (l->log[global][n] & BT_LOG_TOKEN)
             l->tokens[i] = 0;
         else
-            l->jumps[l->log[n] / BT_JUMPS][i].rip = i + 1;
+            l->jumps[l->log[global][n] / BT_JUMPS][i].rip = i + 1;
     }
-    l->filled = 0;
+    l->filled[global] = 0;
 }
 
-static void note(struct bt_local *l, unsigned what)
+/* All, or what is not on global pages. */
+static void forget(struct bt_local *l, bool global)
 {
-    if (l->filled < BT_LOG)
-        l->log[l->filled] = (uint16_t)what;
-    if (l->filled <= BT_LOG)
-        l->filled++;
+    if (l->filled[0] > BT_LOG || l->filled[1] > BT_LOG) {
+        forget_all(l);
+        l->filled[0] = l->filled[1] = 0;
+        return;
+    }
+    forget_log(l, false);
+    if (global)
+        forget_log(l, true);
+}
+
+static void note(struct bt_local *l, unsigned what, bool global)
+{
+    if (l->filled[global] < BT_LOG)
+        l->log[global][l->filled[global]] = (uint16_t)what;
+    if (l->filled[global] <= BT_LOG)
+        l->filled[global]++;
 }
 
 void bt_refresh(struct vcpu *v)
@@ -87,10 +98,12 @@ void bt_refresh(struct vcpu *v)
         return;
     if (l->vector_class != class && l->vector_live)
         bt_vector_save(v);
+    forget(l, l->generation != generation || l->vector_class != class ||
+                  l->global_generation != v->tlb.global_generation);
     l->vector_class = (uint8_t) class;
     l->generation = generation;
     l->fetch_generation = v->tlb.fetch_generation;
-    forget(l);
+    l->global_generation = v->tlb.global_generation;
 }
 
 void bt_jump_enter(struct vcpu *v, uint64_t rip, const uint8_t *code)
@@ -99,16 +112,17 @@ void bt_jump_enter(struct vcpu *v, uint64_t rip, const uint8_t *code)
     struct bt_jump *j = &l->jumps[v->reach][rip & (BT_JUMPS - 1)];
     j->rip = rip;
     j->code = code;
-    note(l, v->reach * BT_JUMPS + (unsigned)(rip & (BT_JUMPS - 1)));
+    note(l, v->reach * BT_JUMPS + (unsigned)(rip & (BT_JUMPS - 1)), tlb_fetch_is_global(v, rip));
 }
 
-static void token_enter(struct bt_local *l, const struct bt_page *p)
+static void token_enter(struct vcpu *v, const struct bt_page *p)
 {
+    struct bt_local *l = bt_local(v);
     unsigned i = (p->linear >> 12) & (BT_TOKENS - 1);
     if (l->tokens[i] == p->token)
         return;
     l->tokens[i] = p->token;
-    note(l, BT_LOG_TOKEN | i);
+    note(l, BT_LOG_TOKEN | i, tlb_fetch_is_global(v, p->linear));
 }
 
 /* ---- look-up; the code lock is held ---- */
@@ -446,7 +460,7 @@ static bool second_holds(struct vcpu *v, struct bt_unit *u)
         return false;
     bt_refresh(v);
     if (physical == p->physical) {
-        token_enter(l, p);
+        token_enter(v, p);
         return true;
     }
     interp_lock_code(l->vm->interp);
@@ -479,7 +493,7 @@ struct bt_unit *bt_find(struct vcpu *v)
         u = NULL;
     bt_refresh(v);
     if (u != NULL)
-        token_enter(l, u->page);
+        token_enter(v, u->page);
     return u;
 }
 

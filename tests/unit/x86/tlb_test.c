@@ -177,6 +177,37 @@ static void fast_entries(void **state)
     }
 }
 
+/* MOV CR3 leaves fast entries and slots of global pages alone, and takes those of others. */
+static void fast_entries_global(void **state)
+{
+    for (unsigned global = 0; global < 2; global++) {
+        struct x86_fixture *f = start();
+        struct tlb *t = &f->v.tlb;
+        enum tlb_reach reach = (enum tlb_reach)f->v.reach;
+        struct tlb_fast *slot = &t->slots[reach][false][7];
+        f->v.cr4 |= CR4_PGE;
+        tlb_flush_all(&f->v);
+        x86_fixture_map(f, LINEAR, numbered_page(f, 1), DATA | (global ? PTE_G : 0));
+        assert_true(tlb_fast_fill(&f->v, reach, LINEAR, 4, false, false));
+        *slot = t->fast[reach][false][(LINEAR >> 12) & (TLB_FAST_ENTRIES - 1)];
+        t->slot_log[0] = (uint32_t)((uint8_t *)slot - (uint8_t *)t->slots);
+        t->slots_filled = sizeof(t->slot_log[0]);
+        uint64_t all = t->global_generation, any = t->fetch_generation;
+        for (unsigned n = 0; n < 3; n++)
+            switch_cr3(f, f->v.cr3, false);
+        assert_int_equal(t->global_generation, all);
+        assert_int_not_equal(t->fetch_generation, any);
+        assert_int_equal(fast(f, false) != 0, global);
+        assert_int_equal(LINEAR + slot->negative_page < MEM_PAGE_SIZE, global);
+        tlb_invlpg(&f->v, LINEAR);
+        assert_int_equal(fast(f, false), 0);
+        assert_true(LINEAR + slot->negative_page >= MEM_PAGE_SIZE);
+        tlb_flush_all(&f->v);
+        assert_int_not_equal(t->global_generation, all);
+        x86_fixture_destroy(f);
+    }
+}
+
 /* INVLPG reaches a global page in every space. */
 static void invlpg_global(void **state)
 {
@@ -551,6 +582,7 @@ int main(void)
         cmocka_unit_test(invpcid_types),
         cmocka_unit_test(invlpg_fetched),
         cmocka_unit_test(fast_entries),
+        cmocka_unit_test(fast_entries_global),
         cmocka_unit_test(invlpg_global),
         cmocka_unit_test(invlpg_large),
         cmocka_unit_test(asids_run_out),
