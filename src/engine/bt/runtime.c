@@ -31,6 +31,21 @@ void bt_vector_load(struct vcpu *v)
     l->vector_live = true;
 }
 
+/* A sanitizer's own functions know nothing of the rule: the state is not left in the host then. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#define SANITIZED 0
+#endif
+
+static inline void called(struct vcpu *v)
+{
+    if (SANITIZED)
+        bt_vector_save(v);
+}
+
 /* ---- flags and RIP ---- */
 
 static inline void merge_flags(struct vcpu *v)
@@ -112,6 +127,7 @@ static const uint8_t *go_on(struct vcpu *v)
 const uint8_t *bt_do_link(struct vcpu *v, struct bt_exit *x)
 {
     struct bt_local *l = bt_local(v);
+    called(v);
     merge_flags(v);
     v->rip = x->target;
     if (bt_pending(v) || !bt_may_run(v))
@@ -146,6 +162,7 @@ static const uint8_t *bad_target(struct vcpu *v)
 const uint8_t *bt_do_indirect(struct vcpu *v, uint64_t target)
 {
     struct bt_local *l = bt_local(v);
+    called(v);
     merge_flags(v);
     if (X86_UNLIKELY(!x86_canonical(v, target)) && l->branch != 0)
         return bad_target(v);
@@ -168,6 +185,7 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     struct bt_local *l = bt_local(v);
     uint64_t next = s->rip + s->insn.length;
     uint64_t generation = l->vm->generation;
+    called(v);
 
     l->counters.interpreted[s->insn.op]++;
     merge_flags(v);
@@ -231,8 +249,10 @@ const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
 {
     struct bt_local *l = bt_local(v);
     struct bt_misses *m = &l->slots[(what >> 16) / sizeof(*m)];
+    called(v);
     if (m->left < 0) {
         look_at_slot(v, m);
+        bt_vector_load(v);
         return NULL;
     }
     unsigned size = MEM_PAGE_SIZE - (what & BT_CHECK_LIMIT);
@@ -243,10 +263,12 @@ const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
         X86_LIKELY(tlb_fast_fill(v, (enum tlb_reach)v->reach, linear, size, what & BT_CHECK_WRITE,
                                  (what & BT_CHECK_QUIET) || misaligned))) {
         l->in_miss = false;
+        bt_vector_load(v);
         return NULL;
     }
     if (X86_LIKELY(x86_canonical(v, linear)) && !misaligned && load_across(v, linear, size, what)) {
         l->in_miss = false;
+        bt_vector_load(v);
         return BT_SERVED;
     }
     l->counters.misses_elsewhere++;
@@ -261,6 +283,7 @@ const uint8_t *bt_do_fault(struct vcpu *v, uint64_t flags)
     struct bt_local *l = bt_local(v);
     struct bt_vm *vm = l->vm;
     const uint8_t *pc = (const uint8_t *)(uintptr_t)l->fault_pc;
+    called(v);
 
     interp_lock_code(vm->interp);
     const struct bt_unit *u = bt_unit_at(vm, pc);
