@@ -184,7 +184,6 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
 {
     struct bt_local *l = bt_local(v);
     uint64_t next = s->rip + s->insn.length;
-    uint64_t generation = l->vm->generation;
     called(v);
 
     l->counters.interpreted[s->insn.op]++;
@@ -198,7 +197,9 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
         bt_vector_save(v);
         interp_execute(v);
     }
-    if (X86_LIKELY(generation == atomic_load(&l->vm->generation) && s->resume != NULL &&
+    /* Not the generation at the start: the interpreter may have served, and cleared, the request
+     * that says that units have gone. */
+    if (X86_LIKELY(l->generation == atomic_load(&l->vm->generation) && s->resume != NULL &&
                    v->rip == next && bt_key(v) == s->from->key &&
                    l->fetch_generation == v->tlb.fetch_generation) &&
         !bt_pending(v) && bt_may_run(v)) {
