@@ -130,6 +130,16 @@ const struct cli_option cli_run_options[] = {
      .value = "FILE",
      .offset = MEMBER(stats),
      .help = "at exit, statistics as JSON on stderr, or into FILE"},
+    {.name = "trace",
+     .kind = CLI_FILE,
+     .value = "FILE",
+     .offset = MEMBER(machine.trace),
+     .help = "a line for each unit of guest code executed (interp: each instruction): instructions "
+             "retired before it, its address; - is stdout"},
+    {.name = "perf-map",
+     .kind = CLI_SWITCH,
+     .offset = MEMBER(machine.perf_map),
+     .help = "write /tmp/perf-PID.map, by which perf names translated code"},
     {.name = "help", .kind = CLI_SWITCH, .offset = MEMBER(help), .help = "this list"},
     {.name = NULL},
 };
@@ -409,6 +419,8 @@ static int check_together(const struct machine_config *m, struct error *e)
         return error_set(e, EINVAL,
                          "--clock instructions counts the instructions of one processor; give "
                          "--cpus 1 or --clock real");
+    if (m->perf_map && m->engine != &engine_bt)
+        return error_set(e, EINVAL, "--perf-map names translated code; give --engine bt");
     return check_checks(m, e);
 }
 

@@ -47,6 +47,12 @@ struct engine_ops {
                   void *context);
 };
 
+/* How an engine is to run beside its own defaults; platform->engine_config, which may be NULL. */
+struct engine_config {
+    FILE *trace;   /* a line for each unit of guest code executed: instructions retired, RIP */
+    bool perf_map; /* name translated code for perf in /tmp/perf-PID.map */
+};
+
 extern const struct engine_ops engine_interp;
 extern const struct engine_ops engine_bt;
 extern const struct engine_ops engine_none; /* runs nothing: EXIT_HLT at once */

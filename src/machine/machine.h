@@ -36,6 +36,8 @@ enum machine_action { MACHINE_ON_EXIT, MACHINE_ON_RESET };
 /* Strings are the caller's and outlive the machine. */
 struct machine_config {
     const struct engine_ops *engine;
+    const char *trace; /* a file, "-" = stdout, or NULL */
+    bool perf_map;
     const char *cpu; /* name of the CPUID model */
     uint64_t cpus;
     uint64_t cpu_weight; /* as cgroup_create takes them */
