@@ -49,7 +49,8 @@ struct machine_config {
     const char *append;  /* kernel command line, "" for none */
     const char *console; /* as console_create takes it */
     enum clock_source clock;
-    unsigned checks; /* enum engine_check */
+    unsigned checks;                    /* enum engine_check */
+    uint64_t check_inject, check_slice; /* as engine_config has them */
     bool debug_exit;
     bool test_device;
     enum machine_action on_reset, on_triple_fault;

@@ -163,9 +163,13 @@ static void close_trace(struct pc *pc)
 static int add_engine(struct pc *pc, struct error *e)
 {
     const struct machine_config *config = pc->config;
-    const struct engine_ops *engine = config->engine;
+    bool lockstep = (config->checks & ENGINE_CHECK_LOCKSTEP) != 0;
+    const struct engine_ops *engine = lockstep ? &engine_lockstep : config->engine;
 
     pc->engine_config.perf_map = config->perf_map;
+    pc->engine_config.leader = config->engine;
+    pc->engine_config.slice = config->check_slice;
+    pc->engine_config.inject = config->check_inject;
     pc->platform.engine_config = &pc->engine_config;
     int rc = engine->vm_init(&pc->platform, &pc->engine_vm, e);
     if (rc != 0)

@@ -207,7 +207,7 @@ static void stats(const struct vcpu *v,
 const struct engine_ops engine_bt = {
     .name = "bt",
     .summary = "binary translation: the guest's code, translated to the host's",
-    .checks = ENGINE_CHECK_TRANSLATIONS,
+    .checks = ENGINE_CHECK_TRANSLATIONS | ENGINE_CHECK_LOCKSTEP,
     .available = available,
     .vm_init = vm_init,
     .vm_fini = vm_fini,

@@ -372,6 +372,7 @@ const struct engine_ops engine_interp = {
     .name = "interp",
     .summary = "full emulation: the reference, slow and exact",
     .counts_always = true,
+    .checks = ENGINE_CHECK_LOCKSTEP,
     .available = available,
     .vm_init = vm_init,
     .vm_fini = vm_fini,
