@@ -45,7 +45,8 @@ $(BUILD)/libdoppel.a: $(OBJS)
 	ar rcs $@ $^
 
 # What runs while the guest's vector state is in the host's registers (docs/translator.md).
-GENERAL := $(filter src/x86/%.c src/mem/%.c src/clock/%.c src/engine/bt/%.c src/engine/interp/%.c src/engine/gate.c,$(SRCS))
+GENERAL := $(filter src/x86/%.c src/mem/%.c src/clock/%.c src/engine/bt/%.c src/engine/interp/%.c src/engine/gate.c \
+	src/engine/lockstep/record.c,$(SRCS))
 $(GENERAL:%.c=$(BUILD)/%.o): ALL_CFLAGS += -mgeneral-regs-only $(if $(findstring clang,$(CC)),,\
 	-minline-all-stringops -mmemset-strategy=rep_8byte:-1:noalign -mmemcpy-strategy=rep_8byte:-1:noalign)
 

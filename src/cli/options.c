@@ -14,7 +14,8 @@
 static const char *const clock_names[] = {"real", "instructions", NULL};
 static const char *const action_names[] = {"exit", "reset", NULL};
 
-static const char *const check_names[] = {"translations", NULL}; /* ORDER enum engine_check */
+static const char *const check_names[] = {"translations", "lockstep",
+                                          NULL}; /* ORDER enum engine_check */
 
 #define MEMBER(m) offsetof(struct cli_run, m)
 
@@ -124,12 +125,39 @@ const struct cli_option cli_run_options[] = {
      .value = "LIST",
      .offset = MEMBER(machine.checks),
      .choices = check_names,
-     .help = "what the engine checks of itself, words joined by commas: translations (engine bt)"},
+     .help = "what is checked of the engine, words joined by commas: translations (engine bt); "
+             "lockstep (bt unless --engine says so): the reference engine runs beside it, status "
+             "4 at the first difference"},
+    {.name = "check-slice",
+     .kind = CLI_COUNT,
+     .value = "N",
+     .offset = MEMBER(machine.check_slice),
+     .min = 1,
+     .max = 1u << 20,
+     .help = "under lockstep: instructions between two comparisons (8192)"},
+    {.name = "check-inject",
+     .kind = CLI_COUNT,
+     .value = "N",
+     .offset = MEMBER(machine.check_inject),
+     .min = 1,
+     .max = UINT64_MAX,
+     .help =
+         "under lockstep: flip one bit, chosen by N, in the result of slice N, to see it found"},
     {.name = "stats",
      .kind = CLI_OPTIONAL_FILE,
      .value = "FILE",
      .offset = MEMBER(stats),
      .help = "at exit, statistics as JSON on stderr, or into FILE"},
+    {.name = "trace",
+     .kind = CLI_FILE,
+     .value = "FILE",
+     .offset = MEMBER(machine.trace),
+     .help = "a line for each unit of guest code executed (interp: each instruction): instructions "
+             "retired before it, its address; - is stdout"},
+    {.name = "perf-map",
+     .kind = CLI_SWITCH,
+     .offset = MEMBER(machine.perf_map),
+     .help = "write /tmp/perf-PID.map, by which perf names translated code"},
     {.name = "help", .kind = CLI_SWITCH, .offset = MEMBER(help), .help = "this list"},
     {.name = NULL},
 };
@@ -388,6 +416,12 @@ static int check_checks(const struct machine_config *m, struct error *e)
             return error_set(e, EINVAL,
                              "--check %s: the engine %s does not have it; give another --engine",
                              check_names[i], m->engine->name);
+    bool lockstep = (m->checks & ENGINE_CHECK_LOCKSTEP) != 0;
+    if (lockstep && m->cpus > 1)
+        return error_set(e, EINVAL, "--check lockstep checks one processor; give --cpus 1");
+    if (!lockstep && (m->check_inject != 0 || m->check_slice != 0))
+        return error_set(e, EINVAL, "--check-%s needs --check lockstep",
+                         m->check_inject != 0 ? "inject" : "slice");
     return 0;
 }
 
@@ -409,6 +443,8 @@ static int check_together(const struct machine_config *m, struct error *e)
         return error_set(e, EINVAL,
                          "--clock instructions counts the instructions of one processor; give "
                          "--cpus 1 or --clock real");
+    if (m->perf_map && m->engine != &engine_bt)
+        return error_set(e, EINVAL, "--perf-map names translated code; give --engine bt");
     return check_checks(m, e);
 }
 
@@ -422,6 +458,7 @@ int cli_run_parse(int count, char *const words[], struct cli_run *out, struct er
         if (rc != 0)
             return rc;
     }
+    bool engine_given = out->machine.engine != NULL;
     for (const struct cli_option *o = cli_run_options; o->name != NULL && !out->help; o++) {
         if (given & (uint64_t)1 << (o - cli_run_options))
             continue;
@@ -429,5 +466,9 @@ int cli_run_parse(int count, char *const words[], struct cli_run *out, struct er
         if (rc != 0)
             return rc;
     }
-    return out->help ? 0 : check_together(&out->machine, e);
+    if (out->help)
+        return 0;
+    if ((out->machine.checks & ENGINE_CHECK_LOCKSTEP) && !engine_given)
+        out->machine.engine = &engine_bt;
+    return check_together(&out->machine, e);
 }

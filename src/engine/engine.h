@@ -27,6 +27,7 @@
 /* Bits of x86_platform.checks. ORDER check_names */
 enum engine_check {
     ENGINE_CHECK_TRANSLATIONS = 1 << 0, /* bt: each one is proved to keep its rules */
+    ENGINE_CHECK_LOCKSTEP = 1 << 1,     /* engine_lockstep runs it beside the reference */
 };
 
 struct engine_ops {
@@ -47,9 +48,24 @@ struct engine_ops {
                   void *context);
 };
 
+/* How an engine is to run beside its own defaults; platform->engine_config, which may be NULL. */
+struct engine_config {
+    FILE *trace;   /* a line for each unit of guest code executed: instructions retired, RIP */
+    bool perf_map; /* name translated code for perf in /tmp/perf-PID.map */
+
+    /* Of engine_lockstep. */
+    const struct engine_ops *leader; /* checked against engine_interp */
+    uint64_t slice;                  /* instructions between two comparisons */
+    uint64_t inject; /* after that many slices flip a bit of the leader; 0 = never */
+};
+
 extern const struct engine_ops engine_interp;
 extern const struct engine_ops engine_bt;
 extern const struct engine_ops engine_none; /* runs nothing: EXIT_HLT at once */
+
+/* Two of them, compared (engine/lockstep/). For one vCPU; run() returns EXIT_NONE earlier than the
+ * limit. Not by a name of its own: --check lockstep. */
+extern const struct engine_ops engine_lockstep;
 
 /* NULL-terminated, in the order of preference of `auto`. */
 extern const struct engine_ops *const engines[];

@@ -19,6 +19,8 @@ struct gate_ops {
                   unsigned size);
     int (*acknowledge)(struct vcpu *v); /* vector or -1 */
     uint64_t (*steal)(struct vcpu *v);  /* steal_time_host_ns of v's thread */
+    /* NMI, INIT or SIPI, a VCPU_REQUEST_ bit, is taken now. NULL: nobody wants to know. */
+    void (*taken)(struct vcpu *v, uint32_t request);
 };
 
 /* The clock, the bus, the host's RDRAND. Counts EXIT_PIO and EXIT_MMIO and their time. */
@@ -46,6 +48,11 @@ static inline void gate_write(struct vcpu *v, enum bus_space space, uint64_t add
                               uint64_t value, unsigned size)
 {
     v->platform->gate->write(v, space, address, value, size);
+}
+static inline void gate_taken(struct vcpu *v, uint32_t request)
+{
+    if (v->platform->gate->taken != NULL)
+        v->platform->gate->taken(v, request);
 }
 static inline int gate_acknowledge(struct vcpu *v)
 {

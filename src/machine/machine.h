@@ -36,6 +36,8 @@ enum machine_action { MACHINE_ON_EXIT, MACHINE_ON_RESET };
 /* Strings are the caller's and outlive the machine. */
 struct machine_config {
     const struct engine_ops *engine;
+    const char *trace; /* a file, "-" = stdout, or NULL */
+    bool perf_map;
     const char *cpu; /* name of the CPUID model */
     uint64_t cpus;
     uint64_t cpu_weight; /* as cgroup_create takes them */
@@ -47,7 +49,8 @@ struct machine_config {
     const char *append;  /* kernel command line, "" for none */
     const char *console; /* as console_create takes it */
     enum clock_source clock;
-    unsigned checks; /* enum engine_check */
+    unsigned checks;                    /* enum engine_check */
+    uint64_t check_inject, check_slice; /* as engine_config has them */
     bool debug_exit;
     bool test_device;
     enum machine_action on_reset, on_triple_fault;

@@ -134,13 +134,47 @@ static int add_processors(struct pc *pc, const struct pc_hooks *hooks, void *con
     return add_vcpus(pc, e);
 }
 
+static int open_trace(struct pc *pc, struct error *e)
+{
+    const char *path = pc->config->trace;
+
+    if (path == NULL)
+        return 0;
+    pc->engine_config.trace = strcmp(path, "-") == 0 ? stdout : fopen(path, "we");
+    if (pc->engine_config.trace == NULL)
+        return error_set(e, errno, "--trace: cannot write %s: %s", path, strerror(errno));
+    return 0;
+}
+
+static void close_trace(struct pc *pc)
+{
+    FILE *trace = pc->engine_config.trace;
+
+    if (trace == NULL)
+        return;
+    bool bad = fflush(trace) != 0 || ferror(trace);
+    if (trace != stdout && fclose(trace) != 0)
+        bad = true;
+    if (bad)
+        log_error("--trace: cannot write all of %s", pc->config->trace);
+    pc->engine_config.trace = NULL;
+}
+
 static int add_engine(struct pc *pc, struct error *e)
 {
-    int rc = pc->config->engine->vm_init(&pc->platform, &pc->engine_vm, e);
+    const struct machine_config *config = pc->config;
+    bool lockstep = (config->checks & ENGINE_CHECK_LOCKSTEP) != 0;
+    const struct engine_ops *engine = lockstep ? &engine_lockstep : config->engine;
 
+    pc->engine_config.perf_map = config->perf_map;
+    pc->engine_config.leader = config->engine;
+    pc->engine_config.slice = config->check_slice;
+    pc->engine_config.inject = config->check_inject;
+    pc->platform.engine_config = &pc->engine_config;
+    int rc = engine->vm_init(&pc->platform, &pc->engine_vm, e);
     if (rc != 0)
         return rc;
-    pc->engine = pc->config->engine;
+    pc->engine = engine;
     for (; pc->engine_vcpus < pc->vcpu_count && rc == 0; pc->engine_vcpus++) {
         rc = pc->engine->vcpu_init(pc->engine_vm, pc->vcpus[pc->engine_vcpus], e);
         if (rc != 0)
@@ -280,7 +314,8 @@ int pc_create(struct pc *pc, const struct machine_config *config, const struct p
     int rc = add_processors(pc, hooks, context, e);
     if (rc != 0)
         return rc == -ENOMEM || rc == -EAGAIN ? MACHINE_FAILED : MACHINE_BAD_INPUT;
-    if (console_create(&pc->console, config->console, hooks->console, context, e) != 0)
+    if (open_trace(pc, e) != 0 ||
+        console_create(&pc->console, config->console, hooks->console, context, e) != 0)
         return MACHINE_BAD_INPUT;
     if (add_chipset(pc, sink, e) != 0 || add_devices(pc, sink, e) != 0 || add_engine(pc, e) != 0)
         return MACHINE_FAILED;
@@ -362,6 +397,7 @@ int pc_destroy(struct pc *pc, struct error *e)
         pc->engine->vm_fini(pc->engine_vm);
     while (pc->vcpu_count > 0)
         free(pc->vcpus[--pc->vcpu_count]);
+    close_trace(pc);
     clock_destroy(pc->clock);
     mem_fini(&pc->mem);
     boot_files_free(&pc->files);

@@ -27,6 +27,7 @@ struct pc {
     struct vcpu *vcpus[MACHINE_CPUS_MAX];
     unsigned vcpu_count;
     const struct engine_ops *engine;
+    struct engine_config engine_config;
     void *engine_vm;
     unsigned engine_vcpus; /* how many the engine was given */
 

@@ -151,6 +151,11 @@ int mem_add_listener(struct mem *m, struct mem_listener l)
     return 0;
 }
 
+void mem_observe(struct mem *m, struct mem_observer o)
+{
+    m->observer = o;
+}
+
 /* A PC has three to five blocks: comparing one after the other beats any tree. */
 static inline const struct mem_block *block_of(const struct mem *m, uint64_t a)
 {
@@ -233,17 +238,35 @@ static void tell_listeners(struct mem *m, gpa_t page)
         m->listeners[i].code_written(m->listeners[i].context, page);
 }
 
+uint8_t mem_page_dirty(struct mem *m, gpa_t a, _Atomic uint8_t *flags)
+{
+    uint8_t before = atomic_fetch_or(flags, MEM_PAGE_DIRTY);
+    if (!(before & MEM_PAGE_DIRTY) && m->observer.dirtied != NULL)
+        m->observer.dirtied(m->observer.context, GPA(a.v & MEM_PAGE_MASK));
+    return before;
+}
+
+void mem_page_clean(struct mem *m, gpa_t page)
+{
+    _Atomic uint8_t *flags;
+    if (mem_page(m, page, &flags) != NULL)
+        atomic_fetch_and(flags, (uint8_t)~MEM_PAGE_DIRTY);
+}
+
 void mem_page_written(struct mem *m, gpa_t a, _Atomic uint8_t *flags)
 {
     /* Always the locked operation: it orders the data store before the test of CODE, against an
      * engine that sets CODE and then reads the bytes. */
-    if (atomic_fetch_or(flags, MEM_PAGE_DIRTY) & MEM_PAGE_CODE)
+    if (mem_page_dirty(m, a, flags) & MEM_PAGE_CODE)
         tell_listeners(m, GPA(a.v & MEM_PAGE_MASK));
 }
 
 /* What mem_write and mem_fill share: by pages, bytes from `bytes` or, when NULL, `fill`. */
 static int write_pages(struct mem *m, gpa_t a, const uint8_t *bytes, uint8_t fill, uint64_t n)
 {
+    gpa_t first = a;
+    uint64_t all = n;
+
     if (!mem_contains(m, a, n))
         return -EFAULT;
     while (n > 0) {
@@ -261,6 +284,8 @@ static int write_pages(struct mem *m, gpa_t a, const uint8_t *bytes, uint8_t fil
         a.v += here;
         n -= here;
     }
+    if (m->observer.copied != NULL)
+        m->observer.copied(m->observer.context, first, all);
     return 0;
 }
 

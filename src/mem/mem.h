@@ -64,12 +64,21 @@ struct mem_listener {
     void *context;
 };
 
+/* Told, on the writer's thread, what the page flags alone do not keep. Must not block, nor touch a
+ * vector register. */
+struct mem_observer {
+    void (*dirtied)(void *context, gpa_t page);         /* it has become MEM_PAGE_DIRTY */
+    void (*copied)(void *context, gpa_t a, uint64_t n); /* by mem_write or mem_fill */
+    void *context;
+};
+
 struct mem {
     struct mem_block blocks[MEM_BLOCKS_MAX]; /* sorted by base, disjoint */
     unsigned block_count;
     struct mem_listener listeners[4];
     unsigned listener_count;
-    _Atomic uint64_t rom_writes; /* dropped */
+    struct mem_observer observer; /* or NULLs */
+    _Atomic uint64_t rom_writes;  /* dropped */
 };
 
 void mem_init(struct mem *m);
@@ -80,6 +89,7 @@ void mem_fini(struct mem *m);
 int mem_add(struct mem *m, const char *name, gpa_t base, uint64_t size, enum mem_backing backing,
             bool rom, struct error *e);
 int mem_add_listener(struct mem *m, struct mem_listener l);
+void mem_observe(struct mem *m, struct mem_observer o); /* the only one; both functions or none */
 
 /* The host page behind a, or NULL when it is not RAM or ROM. *flags, when not NULL, gets the page's
  * flag byte. The pointer stays good for the life of m. Offset within the page is the caller's. */
@@ -99,6 +109,10 @@ bool mem_load32(const struct mem *m, gpa_t a, uint32_t *value);
 bool mem_cas64(struct mem *m, gpa_t a, uint64_t *expected, uint64_t value);
 bool mem_cas32(struct mem *m, gpa_t a, uint32_t *expected, uint32_t value);
 
+/* Marks the page dirty, before it is written. Returns the flags from before. */
+uint8_t mem_page_dirty(struct mem *m, gpa_t a, _Atomic uint8_t *flags);
+/* Clears the mark. Whoever may write the page without asking again is the caller's concern. */
+void mem_page_clean(struct mem *m, gpa_t page);
 /* For a writer through mem_page: marks the page dirty and tells the listeners if it held code. */
 void mem_page_written(struct mem *m, gpa_t a, _Atomic uint8_t *flags);
 

@@ -8,6 +8,7 @@
 static void take_init(struct vcpu *v)
 {
     vcpu_request_clear(v, VCPU_REQUEST_INIT);
+    gate_taken(v, VCPU_REQUEST_INIT);
     if (v->irq)
         v->irq->init(v->irq_context);
     vcpu_init_signal(v); /* the bootstrap processor stays active (SDM 3A 8.4.2) */
@@ -19,6 +20,7 @@ static bool take_sipi(struct vcpu *v)
     vcpu_request_clear(v, VCPU_REQUEST_SIPI);
     if (v->activity != VCPU_WAIT_FOR_SIPI || !v->irq)
         return false;
+    gate_taken(v, VCPU_REQUEST_SIPI);
     uint8_t vector = v->irq->sipi_vector(v->irq_context);
     v->seg[SEG_CS].selector = (uint16_t)(vector << 8);
     v->seg[SEG_CS].base = (uint64_t)vector << 12;
@@ -42,6 +44,7 @@ static void take_nmi(struct vcpu *v)
     uint32_t before = atomic_fetch_and(&v->requests, ~(VCPU_REQUEST_NMI | VCPU_REQUEST_NMI_NEXT));
     if (before & VCPU_REQUEST_NMI_NEXT)
         vcpu_request_nmi(v);
+    gate_taken(v, VCPU_REQUEST_NMI);
     v->nmi_blocked = true;
     v->counters.exits[EXIT_NMI]++;
     x86_deliver_interrupt(v, VECTOR_NMI);

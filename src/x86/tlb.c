@@ -471,7 +471,7 @@ static struct target resolve(struct vcpu *v, enum tlb_reach reach, uint64_t line
     if (X86_LIKELY(target.host != NULL)) {
         if (access == MMU_WRITE && !(atomic_load_explicit(target.flags, memory_order_relaxed) &
                                      (MEM_PAGE_DIRTY | MEM_PAGE_ROM)))
-            atomic_fetch_or(target.flags, MEM_PAGE_DIRTY);
+            mem_page_dirty(v->platform->mem, GPA(page.physical), target.flags);
         if (X86_LIKELY(reach != REACH_USER_ALIGNED))
             fill(v, reach, linear, &page, &target);
     }

@@ -29,6 +29,7 @@
 struct bus;
 struct vm_clock;
 struct gate_ops;
+struct engine_config;
 struct cpuid_model;
 struct msr_table;
 struct vcpu;
@@ -131,6 +132,7 @@ struct x86_platform {
     struct msr_table *msrs;
     const struct gate_ops *gate; /* engine/gate.h: the one gate of non-determinism */
     void *gate_context;
+    const struct engine_config *engine_config; /* engine/engine.h, or NULL */
     uint8_t physical_address_bits;
     unsigned checks; /* that the engine makes on itself: enum engine_check */
     const struct x86_paravirt_ops *paravirt; /* or NULL */

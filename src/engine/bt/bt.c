@@ -37,6 +37,7 @@ static int available(struct error *e)
 
 static void vm_free(struct bt_vm *vm)
 {
+    bt_watch_close(vm);
     if (vm->interp != NULL)
         engine_interp.vm_fini(vm->interp);
     exec_memory_destroy(&vm->memory);
@@ -56,6 +57,8 @@ static int vm_init(struct x86_platform *p, void **engine_vm, struct error *e)
     vm->scratch = bt_scratch_create();
     int err = vm->scratch == NULL ? error_set(e, ENOMEM, "engine bt: no memory") : 0;
     if (err == 0)
+        err = bt_watch_open(vm, e);
+    if (err == 0)
         err = bt_trap_install(e);
     if (err == 0)
         err = exec_memory_create(&vm->memory, CACHE_BYTES, e);
@@ -67,6 +70,7 @@ static int vm_init(struct x86_platform *p, void **engine_vm, struct error *e)
     }
     insn_decoder_init(&vm->decoder, p->cpuid);
     bt_stubs_make(vm);
+    bt_watch_code(vm, vm->memory.write, vm->first, "doppel_stubs_", 0);
     interp_listen(vm->interp, bt_code_written, vm);
     vm->gate = p->gate;
     p->gate = &bt_gate;
@@ -124,6 +128,7 @@ static enum exit_reason run_once(struct vcpu *v)
         if ((vcpu_requests(v) & VCPU_REQUEST_CODE) || atomic_load(&l->vm->failed))
             return EXIT_NONE;
     }
+    bt_watch_unit(v);
     bt_vector_save(v);
     if (!v->code64 && !interp_needs_attention(v))
         interp_execute_some(v, SOME);
@@ -202,7 +207,7 @@ static void stats(const struct vcpu *v,
 const struct engine_ops engine_bt = {
     .name = "bt",
     .summary = "binary translation: the guest's code, translated to the host's",
-    .checks = ENGINE_CHECK_TRANSLATIONS,
+    .checks = ENGINE_CHECK_TRANSLATIONS | ENGINE_CHECK_LOCKSTEP,
     .available = available,
     .vm_init = vm_init,
     .vm_fini = vm_fini,

@@ -6,6 +6,7 @@
  *  cache.c     units, links, invalidation                   stubs.c    common code in the cache
  *  translate.c one unit: decode, plan flags, emit           rewrite.c  one instruction, re-encoded
  *  emit_*.c    the kinds of instructions                    trap.c     host signals in guest code
+ *  watch.c     --trace and --perf-map
  *
  * Host registers in translated code:
  *   rsp        doppel's own stack, constant, 16-byte aligned
@@ -150,9 +151,10 @@ struct bt_vm {
         scattered[BT_SCATTERED / 64]; /* accesses, by hash of their RIP, that go by the table */
     _Atomic uint64_t generation;      /* moves when any unit has gone */
     uint64_t flushes;
-    bool checking;       /* every translation goes through check.h */
-    _Atomic bool failed; /* one was refused: nothing runs any more */
-    bool counting;       /* instructions retired are counted: exact positions, at a price */
+    FILE *trace, *perf_map; /* or NULL */
+    bool checking;          /* every translation goes through check.h */
+    _Atomic bool failed;    /* one was refused: nothing runs any more */
+    bool counting;          /* instructions retired are counted: exact positions, at a price */
 };
 
 /* How a slot does: when it misses too often, the access goes by the table instead. */
@@ -270,6 +272,17 @@ extern const struct gate_ops bt_gate;
 #define BT_CHECK_SPLIT                                                        \
     0x4000u /* LOCK across cache lines: the interpreter stops the other vCPUs \
              */
+
+/* ---- watch.c ---- */
+
+/* --trace and --perf-map, as the platform has them. */
+int bt_watch_open(struct bt_vm *vm, struct error *e);
+void bt_watch_close(struct bt_vm *vm);
+/* Names code for perf: "guest_" and the RIP. */
+void bt_watch_code(struct bt_vm *vm, const uint8_t *code, const uint8_t *end, const char *name,
+                   uint64_t rip);
+/* What begins at v->rip is executed now. */
+void bt_watch_unit(struct vcpu *v);
 
 /* ---- trap.c ---- */
 int bt_trap_install(struct error *e);

@@ -109,6 +109,8 @@ void bt_refresh(struct vcpu *v)
 void bt_jump_enter(struct vcpu *v, uint64_t rip, const uint8_t *code)
 {
     struct bt_local *l = bt_local(v);
+    if (l->vm->trace != NULL)
+        return;
     struct bt_jump *j = &l->jumps[v->reach][rip & (BT_JUMPS - 1)];
     j->rip = rip;
     j->code = code;
@@ -228,7 +230,7 @@ void bt_scatter(struct bt_vm *vm, struct bt_unit *u, uint64_t rip)
 void bt_link(struct bt_vm *vm, struct bt_exit *x, struct bt_unit *to)
 {
     interp_lock_code(vm->interp);
-    if (!x->from->dead && !to->dead && x->to == NULL) {
+    if (!x->from->dead && !to->dead && x->to == NULL && vm->trace == NULL) {
         emit_patch_atomic(x->patch, x->crossing     ? to->enter_crossing
                                     : x->host_flags ? to->enter_host
                                                     : to->enter_saved);
@@ -361,6 +363,7 @@ static bool publish(struct bt_vm *vm, struct bt_unit *u, const uint64_t generati
         }
         vm->units[vm->unit_count++] = u;
         vm->free = (uint8_t *)(((uintptr_t)u->code_end + 15) & ~(uintptr_t)15);
+        bt_watch_code(vm, u->code, u->code_end, "guest_", u->rip);
     }
     interp_unlock_code(vm->interp);
     return good;
@@ -492,8 +495,10 @@ struct bt_unit *bt_find(struct vcpu *v)
     if (u != NULL && u->second != NULL && !second_holds(v, u))
         u = NULL;
     bt_refresh(v);
-    if (u != NULL)
+    if (u != NULL) {
         token_enter(v, u->page);
+        bt_watch_unit(v);
+    }
     return u;
 }
 

@@ -342,6 +342,12 @@ static uint64_t gate_bt_steal(struct vcpu *v)
     return below(v)->steal(v);
 }
 
+static void gate_bt_taken(struct vcpu *v, uint32_t request)
+{
+    if (below(v)->taken != NULL)
+        below(v)->taken(v, request);
+}
+
 const struct gate_ops bt_gate = {
     .tsc = gate_bt_tsc,
     .random = gate_bt_random,
@@ -349,4 +355,5 @@ const struct gate_ops bt_gate = {
     .write = gate_bt_write,
     .acknowledge = gate_bt_acknowledge,
     .steal = gate_bt_steal,
+    .taken = gate_bt_taken,
 };

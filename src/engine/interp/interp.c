@@ -13,6 +13,7 @@
 #include "engine/interp/interp.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "engine/engine.h"
@@ -125,11 +126,17 @@ static enum exit_reason boundary(struct vcpu *v)
 
 static enum exit_reason run_loop(struct vcpu *v)
 {
+    const struct engine_config *config = v->platform->engine_config;
+    FILE *trace = config != NULL ? config->trace : NULL;
+
     while (v->counters.instructions < v->instruction_limit) {
         enum exit_reason exit = boundary(v);
         if (exit != EXIT_NONE)
             return exit;
-        if (needs_attention(v))
+        if (trace != NULL)
+            fprintf(trace, "%" PRIu64 " %" PRIx64 "\n", v->counters.instructions,
+                    v->rip + v->code_base);
+        if (needs_attention(v) || trace != NULL)
             step(v);
         else
             run_records(v);
@@ -365,6 +372,7 @@ const struct engine_ops engine_interp = {
     .name = "interp",
     .summary = "full emulation: the reference, slow and exact",
     .counts_always = true,
+    .checks = ENGINE_CHECK_LOCKSTEP,
     .available = available,
     .vm_init = vm_init,
     .vm_fini = vm_fini,

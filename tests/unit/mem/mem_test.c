@@ -138,6 +138,48 @@ static void copies(void **state)
     mem_fini(&m);
 }
 
+struct seen {
+    unsigned dirtied, copied;
+    uint64_t page, at, n;
+};
+
+static void saw_dirty(void *context, gpa_t page)
+{
+    struct seen *s = context;
+    s->dirtied++;
+    s->page = page.v;
+}
+
+static void saw_copy(void *context, gpa_t a, uint64_t n)
+{
+    struct seen *s = context;
+    s->copied++;
+    s->at = a.v;
+    s->n = n;
+}
+
+static void observer(void **state)
+{
+    struct mem m;
+    struct seen s = {0};
+    uint64_t value = 0;
+    build(&m, MEM_ANONYMOUS);
+    mem_observe(&m, (struct mem_observer){saw_dirty, saw_copy, &s});
+
+    assert_int_equal(mem_write(&m, GPA(0x3010), &value, 8), 0);
+    assert_true(s.dirtied == 1 && s.page == 0x3000);
+    assert_true(s.copied == 1 && s.at == 0x3010 && s.n == 8);
+    assert_int_equal(mem_fill(&m, GPA(0x3ff0), 1, 0x20), 0); /* 0x3000 is dirty already */
+    assert_true(s.dirtied == 2 && s.page == 0x4000);
+    assert_true(s.copied == 2 && s.at == 0x3ff0 && s.n == 0x20);
+    mem_page_clean(&m, GPA(0x3000));
+    assert_true(mem_cas64(&m, GPA(0x3010), &value, 1));
+    assert_true(s.dirtied == 3 && s.page == 0x3000 && s.copied == 2);
+    assert_int_equal(mem_write(&m, GPA(HIGH_END), &value, 8), -EFAULT);
+    assert_true(s.dirtied == 3 && s.copied == 2);
+    mem_fini(&m);
+}
+
 static void flags_and_listeners(void **state)
 {
     struct mem m;
@@ -267,6 +309,7 @@ int main(void)
         cmocka_unit_test(hostile_addresses),
         cmocka_unit_test(copies),
         cmocka_unit_test(flags_and_listeners),
+        cmocka_unit_test(observer),
         cmocka_unit_test(loads_and_swaps),
         cmocka_unit_test(guards),
         cmocka_unit_test(memory_follows_touch),
