@@ -475,6 +475,25 @@ static bool is_masked_store(const struct generator *g, int memory)
     }
 }
 
+/* A far pointer across the end of the canonical addresses: processors read it in one access or two,
+ * by its size, and fault accordingly. */
+static bool mark_far_pointer(struct generator *g, int memory)
+{
+    bool loads = g->form->mnemonic == ZYDIS_MNEMONIC_LSS ||
+                 g->form->mnemonic == ZYDIS_MNEMONIC_LFS ||
+                 g->form->mnemonic == ZYDIS_MNEMONIC_LGS ||
+                 g->insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+    if (!loads || memory < 0)
+        return false;
+    uint64_t linear = linear_of(g, memory);
+    unsigned size = g->operands[memory].size / 8;
+    if (linear >> 47 == (linear + size - 1) >> 47)
+        return false;
+    g->c->unordered = linear;
+    g->c->unordered_size = size;
+    return true;
+}
+
 /* Instructions that move many words: no manual says in which order, so a fault's CR2 may be any
  * absent word's, and stores before it may or may not be seen. */
 static void mark_unordered(struct generator *g)
@@ -488,6 +507,8 @@ static void mark_unordered(struct generator *g)
         c->unordered_size = g->operands[memory].size / 8;
         return;
     }
+    if (mark_far_pointer(g, memory))
+        return;
     switch (g->form->mnemonic) {
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
