@@ -11,7 +11,7 @@
  * Large pages: an entry holds 4 KiB of one. INVLPG must forget all of its pieces, and the tables
  * may by then say something else, so each entry remembers the size of the mapping it came from.
  */
-#include "x86/tlb.h"
+#include "x86/tlb_fast.h"
 
 #include "engine/gate.h"
 #include "x86/access.h"
@@ -25,94 +25,6 @@ struct target {
     uint64_t physical; /* of the page */
     _Atomic uint8_t *flags;
 };
-
-static struct tlb_fast *fast_of(struct tlb *t, enum tlb_reach reach, bool write, uint64_t linear)
-{
-    return &t->fast[reach][write][(linear >> 12) & (TLB_FAST_ENTRIES - 1)];
-}
-
-/* No address with this index is in the page that follows it. */
-static inline void fast_empty(struct tlb *t, struct tlb_fast *f)
-{
-    uint64_t index = (uint64_t)(f - &t->fast[0][0][0]) & (TLB_FAST_ENTRIES - 1);
-    f->negative_page = -((index + 1) << 12);
-}
-
-static struct tlb_fast *slot_at(struct tlb *t, uint32_t offset)
-{
-    return (struct tlb_fast *)((uint8_t *)t->slots + offset);
-}
-
-static inline void slot_empty(struct tlb_fast *f)
-{
-    *f = (struct tlb_fast){.negative_page = TLB_SLOT_EMPTY};
-}
-
-static bool slots_are_logged(const struct tlb *t)
-{
-    return t->slots_filled <= sizeof(t->slot_log) && t->slots_kept <= TLB_SLOT_KEPT;
-}
-
-static unsigned slots_logged(const struct tlb *t)
-{
-    return t->slots_filled / sizeof(t->slot_log[0]);
-}
-
-static void slots_flush(struct tlb *t)
-{
-    struct tlb_fast *all = &t->slots[0][0][0];
-    if (slots_are_logged(t)) {
-        for (unsigned n = 0; n < slots_logged(t); n++)
-            slot_empty(slot_at(t, t->slot_log[n]));
-        for (unsigned n = 0; n < t->slots_kept; n++)
-            slot_empty(slot_at(t, t->slot_kept[n]));
-    } else {
-        for (unsigned n = 0; n < sizeof(t->slots) / sizeof(*all); n++)
-            slot_empty(&all[n]);
-    }
-    t->slots_filled = 0;
-    t->slots_kept = 0;
-}
-
-/* The entries of pages that are not global have gone: so do the slots that no entry stands behind.
- */
-static void slots_sift(struct tlb *t)
-{
-    if (!slots_are_logged(t) || t->slots_kept + slots_logged(t) > TLB_SLOT_KEPT) {
-        slots_flush(t);
-        return;
-    }
-    for (unsigned n = 0; n < slots_logged(t); n++) {
-        uint32_t offset = t->slot_log[n];
-        struct tlb_fast *f = slot_at(t, offset);
-        const struct tlb_fast *table = t->fast[0][offset / sizeof(t->slots[0][0])];
-        if (table[(-f->negative_page >> 12) & (TLB_FAST_ENTRIES - 1)].negative_page ==
-            f->negative_page)
-            t->slot_kept[t->slots_kept++] = offset;
-        else
-            slot_empty(f);
-    }
-    t->slots_filled = 0;
-}
-
-static void slot_forget_page(struct tlb *t, uint32_t offset, uint64_t linear)
-{
-    struct tlb_fast *f = slot_at(t, offset);
-    if (f->negative_page == -(linear & MEM_PAGE_MASK))
-        slot_empty(f);
-}
-
-static void slots_forget_page(struct tlb *t, uint64_t linear)
-{
-    if (!slots_are_logged(t)) {
-        slots_flush(t);
-        return;
-    }
-    for (unsigned n = 0; n < slots_logged(t); n++)
-        slot_forget_page(t, t->slot_log[n], linear);
-    for (unsigned n = 0; n < t->slots_kept; n++)
-        slot_forget_page(t, t->slot_kept[n], linear);
-}
 
 /* Whatever was found by fetch translations may be something else now. */
 static void fetches_forget(struct tlb *t)
@@ -133,54 +45,9 @@ static inline bool was_fetched(const struct tlb *t, uint64_t linear)
     return t->fetched[i / 64] >> i % 64 & 1;
 }
 
-static void fast_flush_log(struct tlb *t, bool global)
-{
-    for (unsigned n = 0; n < t->fast_filled[global]; n++)
-        fast_empty(t, t->fast_log[global][n]);
-    t->fast_filled[global] = 0;
-}
-
-static void fast_flush(struct tlb *t)
-{
-    slots_flush(t);
-    if (t->fast_filled[0] <= TLB_FAST_LOG && t->fast_filled[1] <= TLB_FAST_LOG) {
-        fast_flush_log(t, false);
-        fast_flush_log(t, true);
-    } else {
-        struct tlb_fast *all = &t->fast[0][0][0];
-        for (unsigned n = 0; n < sizeof(t->fast) / sizeof(*all); n++)
-            fast_empty(t, &all[n]);
-        t->fast_filled[0] = t->fast_filled[1] = 0;
-    }
-}
-
-/* All but global pages (SDM 3A 4.10.4.1, MOV to CR3). An entry may be in both logs: then it goes.
- */
-static void fast_leave_space(struct tlb *t)
-{
-    t->fetch_generation++;
-    if (t->fast_filled[0] > TLB_FAST_LOG || t->fast_filled[1] > TLB_FAST_LOG) {
-        fast_flush(t);
-        return;
-    }
-    fast_flush_log(t, false);
-    slots_sift(t);
-}
-
-static void fast_forget_page(struct tlb *t, uint64_t linear)
-{
-    slots_forget_page(t, linear);
-    for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
-        fast_empty(t, fast_of(t, (enum tlb_reach)reach, false, linear));
-        fast_empty(t, fast_of(t, (enum tlb_reach)reach, true, linear));
-    }
-}
-
 void tlb_init(struct tlb *t)
 {
-    t->fast_filled[0] = TLB_FAST_LOG + 1;
-    t->slots_filled = UINT32_MAX;
-    fast_flush(t);
+    tlb_fast_init(t);
     memset(t->entries, 0xff, sizeof(t->entries)); /* every tag TLB_NONE */
     memset(t->spaces, 0, sizeof(t->spaces));
     memset(t->physical, 0, sizeof(t->physical));
@@ -217,7 +84,8 @@ static void enter_fresh_space(struct vcpu *v)
     uint16_t pcid = v->cr3 & 0xfff;
 
     t->asid = fresh_asid(t);
-    fast_leave_space(t);
+    tlb_fast_leave_space(t);
+    t->fetch_generation++;
     v->counters.tlb_flushes++;
     if (!(v->cr4 & CR4_PCIDE))
         return;
@@ -236,7 +104,7 @@ void tlb_flush_all(struct vcpu *v)
 {
     memset(v->tlb.spaces, 0, sizeof(v->tlb.spaces));
     memset(v->tlb.large, 0, sizeof(v->tlb.large));
-    fast_flush(&v->tlb);
+    tlb_fast_flush(&v->tlb);
     fetches_forget(&v->tlb);
     enter_fresh_space(v);
 }
@@ -249,7 +117,8 @@ void tlb_switch_space(struct vcpu *v, bool keep)
         return;
     }
     v->tlb.asid = v->tlb.spaces[i].asid;
-    fast_leave_space(&v->tlb);
+    tlb_fast_leave_space(&v->tlb);
+    v->tlb.fetch_generation++;
 }
 
 static inline void forget(struct tlb_entry *e)
@@ -320,10 +189,10 @@ void tlb_invlpg(struct vcpu *v, uint64_t linear)
         if (entry_page(e) == (linear & MEM_PAGE_MASK))
             forget(e);
     }
-    fast_forget_page(t, linear);
+    tlb_fast_forget_page(t, linear);
     if (may_be_large(t, linear)) {
         forget_large(t, linear);
-        fast_flush(t);
+        tlb_fast_flush(t);
         fetches_forget(t);
     } else if (was_fetched(t, linear)) {
         fetches_forget(t);
@@ -361,14 +230,7 @@ void tlb_protect_page(struct vcpu *v, const uint8_t *host_page)
                 e->write = TLB_NONE;
         }
     }
-    for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
-        for (unsigned i = 0; i < TLB_FAST_ENTRIES; i++) {
-            struct tlb_fast *f = &v->tlb.fast[reach][true][i];
-            if (f->addend - f->negative_page == (uintptr_t)host_page)
-                fast_empty(&v->tlb, f);
-        }
-    }
-    slots_flush(&v->tlb);
+    tlb_fast_protect(&v->tlb, host_page);
 }
 
 /* Data breakpoints (SDM 3B 17.2.4): length of DRn in bytes, 0 when it is not armed for data. */
@@ -689,14 +551,8 @@ bool tlb_fast_fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsign
         if ((write ? e->write : e->read) != tag)
             return false;
     }
-    struct tlb_fast *f = fast_of(t, reach, write, linear);
-    f->negative_page = -(linear & MEM_PAGE_MASK);
-    f->addend = e->addend;
-    bool global = t->physical[reach][tlb_index(linear)] & TLB_GLOBAL;
-    if (t->fast_filled[global] < TLB_FAST_LOG)
-        t->fast_log[global][t->fast_filled[global]] = f;
-    if (t->fast_filled[global] <= TLB_FAST_LOG)
-        t->fast_filled[global]++;
+    tlb_fast_enter(t, reach, linear, write, e->addend,
+                   t->physical[reach][tlb_index(linear)] & TLB_GLOBAL);
     return true;
 }
 
