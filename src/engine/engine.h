@@ -50,8 +50,9 @@ struct engine_ops {
 
 /* How an engine is to run beside its own defaults; platform->engine_config, which may be NULL. */
 struct engine_config {
-    FILE *trace;   /* a line for each unit of guest code executed: instructions retired, RIP */
-    bool perf_map; /* name translated code for perf in /tmp/perf-PID.map */
+    uint64_t bt_cache; /* bytes of translated code; 0 = the default */
+    FILE *trace;       /* a line for each unit of guest code executed: instructions retired, RIP */
+    bool perf_map;     /* name translated code for perf in /tmp/perf-PID.map */
 
     /* Of engine_lockstep. */
     const struct engine_ops *leader; /* checked against engine_interp */

@@ -38,7 +38,8 @@ struct machine_config {
     const struct engine_ops *engine;
     const char *trace; /* a file, "-" = stdout, or NULL */
     bool perf_map;
-    const char *cpu; /* name of the CPUID model */
+    uint64_t bt_cache; /* bytes; 0 = the engine's default */
+    const char *cpu;   /* name of the CPUID model */
     uint64_t cpus;
     uint64_t cpu_weight; /* as cgroup_create takes them */
     uint64_t cpu_cap;

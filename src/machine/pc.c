@@ -167,6 +167,7 @@ static int add_engine(struct pc *pc, struct error *e)
     const struct engine_ops *engine = lockstep ? &engine_lockstep : config->engine;
 
     pc->engine_config.perf_map = config->perf_map;
+    pc->engine_config.bt_cache = config->bt_cache;
     pc->engine_config.leader = config->engine;
     pc->engine_config.slice = config->check_slice;
     pc->engine_config.inject = config->check_inject;

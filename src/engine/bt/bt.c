@@ -46,6 +46,12 @@ static void vm_free(struct bt_vm *vm)
     free(vm);
 }
 
+static size_t cache_bytes(const struct x86_platform *p)
+{
+    const struct engine_config *c = p->engine_config;
+    return c != NULL && c->bt_cache != 0 ? (size_t)c->bt_cache : CACHE_BYTES;
+}
+
 static int vm_init(struct x86_platform *p, void **engine_vm, struct error *e)
 {
     struct bt_vm *vm = calloc(1, sizeof(*vm));
@@ -61,7 +67,7 @@ static int vm_init(struct x86_platform *p, void **engine_vm, struct error *e)
     if (err == 0)
         err = bt_trap_install(e);
     if (err == 0)
-        err = exec_memory_create(&vm->memory, CACHE_BYTES, e);
+        err = exec_memory_create(&vm->memory, cache_bytes(p), e);
     if (err == 0)
         err = engine_interp.vm_init(p, &vm->interp, e);
     if (err != 0) {
