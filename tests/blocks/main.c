@@ -112,6 +112,15 @@ static void judge(struct worker *w, const struct diff_case *c, const struct diff
     free(text);
 }
 
+/* Which word of an operand CR2 names is the processor's own affair (docs/quirks.md: masked stores,
+ * images); tests/diff knows the operand, here it is the page that counts. */
+static void excuse_address(struct diff_outcome *processor, const struct diff_outcome *engine)
+{
+    if (processor->vector == VECTOR_PF && engine->vector == VECTOR_PF &&
+        processor->address >> 12 == engine->address >> 12)
+        processor->address = engine->address;
+}
+
 /* Blocks that end, and change no code, may go to the processor. */
 static int run_native(struct worker *w, const struct diff_case *cases, unsigned n, struct error *e)
 {
@@ -129,6 +138,7 @@ static int run_native(struct worker *w, const struct diff_case *cases, unsigned 
     for (unsigned k = 0; err == 0 && k < count; k++) {
         struct diff_outcome p = oracle_outcomes(w->oracle)[k];
         p.stopped = false;
+        excuse_address(&p, &w->outcomes[SIDE_BT][from[k]]);
         judge(w, &cases[from[k]], &p, &w->outcomes[SIDE_BT][from[k]], "the processor", "bt");
     }
     atomic_fetch_add(&w->results->native, count);
