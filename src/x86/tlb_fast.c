@@ -69,7 +69,8 @@ static void slots_sift(struct tlb *t)
     for (unsigned n = 0; n < slots_logged(t); n++) {
         uint32_t offset = t->slot_log[n];
         struct tlb_fast *f = slot_at(t, offset);
-        const struct tlb_fast *table = t->fast[0][offset / sizeof(t->slots[0][0])];
+        unsigned kind = offset / sizeof(t->slots[0][0]); /* reach and write */
+        const struct tlb_fast *table = t->fast[kind / 2][kind % 2];
         if (table[(-f->negative_page >> 12) & (TLB_FAST_ENTRIES - 1)].negative_page ==
             f->negative_page)
             t->slot_kept[t->slots_kept++] = offset;
