@@ -36,7 +36,7 @@ struct options {
 
 /* In memory shared by the workers. */
 struct results {
-    _Atomic uint64_t blocks, different, stopped, native, units, vectors[33];
+    _Atomic uint64_t blocks, different, strange, stopped, native, units, vectors[33];
     _Atomic unsigned printed;
 };
 
@@ -95,8 +95,11 @@ static void judge(struct worker *w, const struct diff_case *c, const struct diff
 
     if (compare_outcomes(c, a, b, b_name, NULL) && a->stopped == b->stopped)
         return;
-    if (a->failure == b->failure && a->failure == DIFF_STRANGE)
-        return; /* it left its arena in the same way: there is nothing to compare */
+    if (a->failure == b->failure && a->failure == DIFF_STRANGE) {
+        /* It left its arena under both: there is nothing to compare. That must stay rare. */
+        atomic_fetch_add(&w->results->strange, 1);
+        return;
+    }
     atomic_fetch_add(&w->results->different, 1);
     if (atomic_fetch_add(&w->results->printed, 1) >= PRINTED_MAX)
         return;
@@ -260,8 +263,12 @@ static int conclude(const struct results *r, const struct options *o, double sec
            (unsigned long long)r->blocks, seconds, (double)r->blocks / seconds,
            (unsigned long long)o->seed, (unsigned long long)r->stopped,
            (unsigned long long)r->native, (unsigned long long)r->units);
-    printf("result: %llu differences\n", (unsigned long long)r->different);
-    return r->different == 0 && r->blocks != 0 && r->units >= r->blocks ? 0 : 1;
+    printf("result: %llu differences, %llu outcomes that cannot be compared\n",
+           (unsigned long long)r->different, (unsigned long long)r->strange);
+    return r->different == 0 && r->strange <= r->blocks / 1000 + 2 && r->blocks != 0 &&
+                   r->units >= r->blocks
+               ? 0
+               : 1;
 }
 
 static bool number(const char *text, uint64_t *value)

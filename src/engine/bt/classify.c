@@ -178,6 +178,9 @@ static bool may_copy(uint8_t key, const struct bt_insn *i)
     if (i->memory >= 0 &&
         (i->full.operands[i->memory].size == 0 || i->full.operands[i->memory].size % 8 != 0))
         return false;
+    /* With 16 bits processors read 2 bytes (SDM 2B MOVSXD), and the decoder says 4. */
+    if (zi->mnemonic == ZYDIS_MNEMONIC_MOVSXD && i->in.size == 2)
+        return false;
     if (zi->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || zi->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
         return class >= BT_VECTOR_AVX;
     if (!touches_vector(i)) {
