@@ -88,7 +88,7 @@ struct bt_mark {
 struct bt_unit {
     uint64_t rip, physical; /* physical: of the first byte */
     uint8_t key;
-    bool dead;
+    _Atomic bool dead;                 /* set before bt_vm.generation moves for it */
     uint8_t *code, *code_end;          /* writable alias */
     uint8_t *enter_saved, *enter_host; /* with flags saved, or in RFLAGS */
     uint8_t *enter_crossing; /* with flags saved, from a page that does not know this mapping */

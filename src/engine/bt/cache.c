@@ -494,7 +494,12 @@ struct bt_unit *bt_find(struct vcpu *v)
         u = make(v, key, &from);
     if (u != NULL && u->second != NULL && !second_holds(v, u))
         u = NULL;
+    /* It may have been killed since it was looked up, and this refresh have been the one for it:
+     * then nothing would ever take it out of the tables again. Killed later, it moves generation.
+     */
     bt_refresh(v);
+    if (u != NULL && atomic_load(&u->dead))
+        u = NULL;
     if (u != NULL) {
         token_enter(v, u->page);
         bt_watch_unit(v);
