@@ -12,10 +12,6 @@ static void values(FILE *out, const struct cli_option *o)
         for (unsigned i = 0; o->choices[i] != NULL; i++)
             fprintf(out, "%s%s", i > 0 ? " " : "", o->choices[i]);
         break;
-    case CLI_CPU:
-        for (unsigned i = 0; cpuid_model_names[i].name != NULL; i++)
-            fprintf(out, "%s%s", i > 0 ? " " : "", cpuid_model_names[i].name);
-        break;
     case CLI_ENGINE:
         fputs("auto", out);
         for (unsigned i = 0; engines[i] != NULL; i++)
@@ -29,8 +25,27 @@ static void values(FILE *out, const struct cli_option *o)
     }
 }
 
+/* A model; after a comma features, what stands before it is kept. */
+static void cpu(FILE *out, const struct cli_option *o)
+{
+    fprintf(out,
+            "    --%s) case $word in\n"
+            "      *,*) COMPREPLY=($(compgen -P \"${word%%,*},\" -W '",
+            o->name);
+    for (unsigned i = 0; i < cpuid_feature_count; i++)
+        fprintf(out, "%s-%s", i > 0 ? " " : "", cpuid_features[i].name);
+    fputs("' -- \"${word##*,}\")) ;;\n      *) COMPREPLY=($(compgen -W '", out);
+    for (unsigned i = 0; cpuid_model_names[i].name != NULL; i++)
+        fprintf(out, "%s%s", i > 0 ? " " : "", cpuid_model_names[i].name);
+    fputs("' -- \"$word\")) ;;\n      esac; return ;;\n", out);
+}
+
 static void option(FILE *out, const struct cli_option *o)
 {
+    if (o->kind == CLI_CPU) {
+        cpu(out, o);
+        return;
+    }
     if (o->kind == CLI_FILE || o->kind == CLI_OPTIONAL_FILE) {
         fprintf(out, "    --%s) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n", o->name);
         return;

@@ -108,6 +108,14 @@ static void man_option(FILE *out, const struct cli_option *o)
         troff(out, summary);
         putc('\n', out);
     }
+    if (o->kind != CLI_CPU)
+        return;
+    fputs(".br\nFEATURE is one of", out);
+    for (unsigned i = 0; i < cpuid_feature_count; i++) {
+        putc(i % 8 == 0 ? '\n' : ' ', out);
+        troff(out, cpuid_features[i].name);
+        fputs(i + 1 < cpuid_feature_count ? "," : ".\n", out);
+    }
 }
 
 void cli_man(FILE *out, const struct cli_command *commands)

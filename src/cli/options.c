@@ -74,10 +74,11 @@ const struct cli_option cli_run_options[] = {
              "(cgroup v2)"},
     {.name = "cpu",
      .kind = CLI_CPU,
-     .value = "MODEL",
+     .value = "MODEL[,-FEATURE]...",
      .standard = "max",
      .offset = MEMBER(machine.cpu),
-     .help = "the model of the processor"},
+     .help = "the model of the processor, and the features that it shall lack (doppel --man lists "
+             "them)"},
     {.name = "engine",
      .kind = CLI_ENGINE,
      .value = "NAME",
@@ -324,16 +325,11 @@ static int set_list(const struct cli_option *o, const char *value, void *member,
 
 static int set_cpu(const struct cli_option *o, const char *value, void *member, struct error *e)
 {
-    char known[128] = "";
-
-    for (unsigned i = 0; cpuid_model_names[i].name != NULL; i++) {
-        if (strcmp(cpuid_model_names[i].name, value) == 0)
-            return set_text(o, value, member, e);
-        size_t n = strlen(known);
-        snprintf(known + n, sizeof(known) - n, "%s%s", i > 0 ? " or " : "",
-                 cpuid_model_names[i].name);
+    if (cpuid_spec_check(value, e) != 0) {
+        error_prefix(e, "--%s", o->name);
+        return -EINVAL;
     }
-    return error_set(e, EINVAL, "--%s: '%s' is unknown; give %s", o->name, value, known);
+    return set_text(o, value, member, e);
 }
 
 static int set_engine(const struct cli_option *o, const char *value, void *member, struct error *e)

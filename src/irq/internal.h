@@ -136,6 +136,8 @@ static inline bool lapic_is_x2apic(const struct lapic *l)
 {
     return (l->base & (BASE_ENABLE | BASE_X2APIC)) == (BASE_ENABLE | BASE_X2APIC);
 }
+bool lapic_has_x2apic(const struct lapic *l); /* by the CPUID model */
+bool lapic_has_deadline(const struct lapic *l);
 void lapic_set_base_locked(struct lapic *l, uint64_t base);
 void lapic_update_locked(struct lapic *l); /* VCPU_REQUEST_INTR */
 uint8_t lapic_ppr_locked(const struct lapic *l);

@@ -9,6 +9,7 @@
  * Threads: any; each function takes the local APIC's lock, `_locked` ones want it held.
  */
 #include "irq/internal.h"
+#include "x86/cpuid.h"
 
 #include <errno.h>
 #include <string.h>
@@ -136,16 +137,33 @@ void lapic_set_lint(struct lapic *l, unsigned pin, bool level)
     pthread_mutex_unlock(&l->lock);
 }
 
+bool lapic_has_x2apic(const struct lapic *l)
+{
+    return cpuid_has(l->vcpu->platform->cpuid, 1, 0, 2, 21);
+}
+
+bool lapic_has_deadline(const struct lapic *l)
+{
+    return cpuid_has(l->vcpu->platform->cpuid, 1, 0, 2, 24);
+}
+
 /* Bits that software may write, by register (SDM 3A figure 10-8). */
-static const uint32_t lvt_writable[LVTS] = {
-    [LVT_TIMER] = 0x710ff, [LVT_THERMAL] = 0x107ff, [LVT_PERFORMANCE] = 0x107ff,
-    [LVT_LINT0] = 0x1a7ff, [LVT_LINT1] = 0x1a7ff,   [LVT_ERROR] = 0x100ff,
-};
+static uint32_t lvt_writable(const struct lapic *l, enum lapic_lvt which)
+{
+    static const uint32_t writable[LVTS] = {
+        [LVT_TIMER] = 0x710ff, [LVT_THERMAL] = 0x107ff, [LVT_PERFORMANCE] = 0x107ff,
+        [LVT_LINT0] = 0x1a7ff, [LVT_LINT1] = 0x1a7ff,   [LVT_ERROR] = 0x100ff,
+    };
+    if (which == LVT_TIMER && !lapic_has_deadline(l))
+        return writable[which] & ~TIMER_DEADLINE;
+    return writable[which];
+}
 
 void lapic_write_lvt_locked(struct lapic *l, enum lapic_lvt which, uint32_t value)
 {
     uint32_t old = l->lvt[which];
-    uint32_t lvt = value & lvt_writable[which] & ~(1u << 12); /* delivery status is always idle */
+    uint32_t lvt =
+        value & lvt_writable(l, which) & ~(1u << 12); /* delivery status is always idle */
     if (!(l->svr & SVR_ENABLE))
         lvt |= LVT_MASKED;
     if (lvt & LVT_LEVEL)
@@ -439,7 +457,7 @@ static int check_vectors(const struct lapic *l, struct error *e)
     if ((l->isr[0] | l->irr[0] | l->tmr[0]) & 0xffff)
         return error_set(e, EINVAL, "saved state: lapic: isr, irr or tmr has a vector below 16");
     for (unsigned i = 0; i < LVTS; i++) {
-        if (l->lvt[i] & ~(lvt_writable[i] | LVT_REMOTE_IRR))
+        if (l->lvt[i] & ~(lvt_writable(l, i) | LVT_REMOTE_IRR))
             return error_set(e, EINVAL, "saved state: lapic: lvt %u has reserved bits", i);
     }
     return 0;
@@ -451,6 +469,10 @@ static int state_check(const void *object, struct error *e)
     uint64_t mode = l->base & (BASE_ENABLE | BASE_X2APIC);
     if (mode == BASE_X2APIC || (l->base & 0x2ff))
         return error_set(e, EINVAL, "saved state: lapic: base is not a legal APIC_BASE");
+    if ((l->base & BASE_X2APIC) && !lapic_has_x2apic(l))
+        return error_set(e, EINVAL, "saved state: lapic: x2APIC mode, which --cpu takes away");
+    if (l->tsc_deadline != 0 && !lapic_has_deadline(l))
+        return error_set(e, EINVAL, "saved state: lapic: tsc_deadline, which --cpu takes away");
     if (l->tpr > 0xff || (l->ldr & 0xffffff) || (l->dfr & 0xfffffff) != 0xfffffff ||
         (l->svr & ~(0xff | SVR_ENABLE | SVR_NO_BROADCAST)))
         return error_set(e, EINVAL, "saved state: lapic: tpr, ldr, dfr or svr has reserved bits");

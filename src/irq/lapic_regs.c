@@ -295,7 +295,7 @@ static bool x2apic_read(void *irq, struct vcpu *v, uint32_t index, uint64_t *val
 }
 
 /* Bits that must be zero in a WRMSR (SDM 3A table 10-6); status bits may be written back. */
-static uint64_t x2apic_reserved(unsigned reg)
+static uint64_t x2apic_reserved(const struct lapic *l, unsigned reg)
 {
     switch (reg) {
     case REG_TPR:
@@ -309,7 +309,7 @@ static uint64_t x2apic_reserved(unsigned reg)
     case REG_ICR:
         return ICR_RESERVED;
     case REG_LVT_TIMER:
-        return ~0x710ffull & ~0x1000ull;
+        return ~(0x310ffull | (lapic_has_deadline(l) ? TIMER_DEADLINE : 0));
     case REG_LVT_TIMER + LVT_THERMAL:
     case REG_LVT_TIMER + LVT_PERFORMANCE:
         return ~0x117ffull;
@@ -330,7 +330,7 @@ static bool x2apic_write(void *irq, struct vcpu *v, uint32_t index, uint64_t val
     struct lapic *l = lapic_of(irq, v);
     unsigned reg = index - MSR_X2APIC_FIRST;
     pthread_mutex_lock(&l->lock);
-    bool good = lapic_is_x2apic(l) && (value & x2apic_reserved(reg)) == 0;
+    bool good = lapic_is_x2apic(l) && (value & x2apic_reserved(l, reg)) == 0;
     bool command = reg == REG_EOI || reg == REG_ICR || reg == REG_SELF;
     if (good && reg == REG_ICR)
         l->icr = value & (0xffffffff00000000ull | ICR_WRITABLE);
@@ -384,6 +384,8 @@ static bool base_write(void *irq, struct vcpu *v, uint32_t index, uint64_t value
 {
     struct lapic *l = lapic_of(irq, v);
     uint64_t reserved = ~((1ull << v->platform->physical_address_bits) - 1) | 0x2ff;
+    if (!lapic_has_x2apic(l)) /* then EXTD is reserved */
+        reserved |= BASE_X2APIC;
     if (value & reserved)
         return false;
     pthread_mutex_lock(&l->lock);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #define LEAF_MAX            0xdu /* 0x15 would offer a crystal that the local APIC does not have */
 #define LEAF_EXTENDED_MAX   0x80000008u
@@ -101,12 +102,59 @@ static uint64_t needs_state(const struct cpuid_feature *f)
     return 0;
 }
 
-static int add_features(struct cpuid_model *m, bool base, struct error *e)
+static bool word_is(const char *word, size_t length, const char *name)
+{
+    return strncasecmp(word, name, length) == 0 && name[length] == '\0';
+}
+
+static const struct cpuid_feature *feature_named(const char *name, size_t length)
+{
+    for (unsigned i = 0; i < cpuid_feature_count; i++)
+        if (word_is(name, length, cpuid_features[i].name))
+            return &cpuid_features[i];
+    return NULL;
+}
+
+static bool taken_away(const char *spec, const char *name)
+{
+    for (const char *word = strchr(spec, ','); word != NULL; word = strchr(word, ',')) {
+        word += 2; /* ",-", as cpuid_spec_check has seen */
+        if (word_is(word, strcspn(word, ","), name))
+            return true;
+    }
+    return false;
+}
+
+int cpuid_spec_check(const char *spec, struct error *e)
+{
+    size_t length = strcspn(spec, ",");
+    unsigned i = 0;
+    while (cpuid_model_names[i].name != NULL &&
+           (strncmp(spec, cpuid_model_names[i].name, length) != 0 ||
+            cpuid_model_names[i].name[length] != '\0'))
+        i++;
+    if (cpuid_model_names[i].name == NULL)
+        return error_set(e, EINVAL, "unknown CPU model '%.*s'; give max or base", (int)length,
+                         spec);
+    for (const char *word = spec + length; *word != '\0'; word += length) {
+        word++;
+        length = strcspn(word, ",");
+        if (*word != '-')
+            return error_set(e, EINVAL, "'%.*s' is not -FEATURE; give for example -x2APIC",
+                             (int)length, word);
+        if (feature_named(word + 1, length - 1) == NULL)
+            return error_set(e, EINVAL, "no CPU model has the feature '%.*s'; see doppel --man",
+                             (int)length - 1, word + 1);
+    }
+    return 0;
+}
+
+static int add_features(struct cpuid_model *m, const char *spec, bool base, struct error *e)
 {
     uint64_t state = host_xcr0();
     for (unsigned i = 0; i < cpuid_feature_count; i++) {
         const struct cpuid_feature *f = &cpuid_features[i];
-        if (base && !f->base)
+        if ((base && !f->base) || taken_away(spec, f->name))
             continue;
         if (f->kind == FEATURE_HOST &&
             (!host_has(f) || (needs_state(f) & state) != needs_state(f))) {
@@ -121,6 +169,28 @@ static int add_features(struct cpuid_model *m, bool base, struct error *e)
         *(uint32_t *)entry_reg(entry, f->reg) |= (uint32_t)1 << f->bit;
     }
     return 0;
+}
+
+static bool model_has(const struct cpuid_model *m, const struct cpuid_feature *f)
+{
+    return cpuid_has(m, f->leaf, f->subleaf, f->reg, f->bit);
+}
+
+static void drop_needy(struct cpuid_model *m)
+{
+    bool again = true;
+    while (again) {
+        again = false;
+        for (unsigned i = 0; i < cpuid_need_count; i++) {
+            const char *name = cpuid_needs[i].feature, *on = cpuid_needs[i].on;
+            const struct cpuid_feature *f = feature_named(name, strlen(name));
+            if (!model_has(m, f) || model_has(m, feature_named(on, strlen(on))))
+                continue;
+            struct cpuid_entry *entry = entry_of(m, f->leaf, f->subleaf, leaf_indexed(f->leaf));
+            *(uint32_t *)entry_reg(entry, f->reg) &= ~((uint32_t)1 << f->bit);
+            again = true;
+        }
+    }
 }
 
 /* On AMD processors leaf 0x80000001 EDX repeats leaf 1 EDX (volume 3, E.4.2). */
@@ -261,17 +331,19 @@ static void add_hypervisor(struct cpuid_model *m)
     e->ebx = FREQUENCY_BUS_KHZ;
 }
 
-int cpuid_model_build(struct cpuid_model *m, const char *name, uint64_t tsc_hz, unsigned cpus,
+int cpuid_model_build(struct cpuid_model *m, const char *spec, uint64_t tsc_hz, unsigned cpus,
                       struct error *e)
 {
-    bool base = strcmp(name, "base") == 0;
-    if (!base && strcmp(name, "max") != 0)
-        return error_set(e, EINVAL, "unknown CPU model '%s'; choose one of: max, base", name);
-    *m = (struct cpuid_model){.tsc_khz = (uint32_t)(tsc_hz / 1000)};
-    add_identity(m, base, cpus);
-    int err = add_features(m, base, e);
+    int err = cpuid_spec_check(spec, e);
     if (err != 0)
         return err;
+    bool base = word_is(spec, strcspn(spec, ","), "base");
+    *m = (struct cpuid_model){.tsc_khz = (uint32_t)(tsc_hz / 1000)};
+    add_identity(m, base, cpus);
+    err = add_features(m, spec, base, e);
+    if (err != 0)
+        return err;
+    drop_needy(m);
     /* Subleaf 0 of leaf 7 names the highest. */
     if (find(m, 7, 1) != NULL)
         entry_of(m, 7, 0, true)->eax = 1;

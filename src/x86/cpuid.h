@@ -38,9 +38,13 @@ extern const struct cpuid_model_name cpuid_model_names[];
      1ull << 15 /* PSDP_NO */ | 1ull << 20 /* BHI_NO */ | 1ull << 24 /* PBRSB_NO */ |          \
      1ull << 26 /* GDS_NO */ | 1ull << 27 /* RFDS_NO */ | 1ull << 62 /* ITS_NO */)
 
-/* name: "max" (all that host and software have) or "base" (x86-64-v3). -EINVAL names an unknown
- * model; -ENOTSUP a host that lacks what the model needs. */
-int cpuid_model_build(struct cpuid_model *m, const char *name, uint64_t tsc_hz, unsigned cpus,
+/* spec: "max" (all that host and software have) or "base" (x86-64-v3), then any number of
+ * ",-FEATURE" by the names of the table, in either case; what stands on such a feature goes with
+ * it. -EINVAL names the word that is unknown. */
+int cpuid_spec_check(const char *spec, struct error *e);
+
+/* -EINVAL as above; -ENOTSUP names what a model needs and the host lacks. */
+int cpuid_model_build(struct cpuid_model *m, const char *spec, uint64_t tsc_hz, unsigned cpus,
                       struct error *e);
 
 /* CPUID as executed by v: with APIC ID, OSXSAVE, XSAVE size by XCR0, out-of-range leaf rules. */
@@ -64,5 +68,11 @@ struct cpuid_feature {
 };
 extern const struct cpuid_feature cpuid_features[];
 extern const unsigned cpuid_feature_count;
+
+struct cpuid_need {
+    const char *feature, *on;
+};
+extern const struct cpuid_need cpuid_needs[];
+extern const unsigned cpuid_need_count;
 
 #endif

@@ -61,7 +61,8 @@ bool msr_read(struct vcpu *v, uint32_t index, uint64_t *value)
         atomic_fetch_add_explicit(&t->unknown_reads, 1, memory_order_relaxed);
         return false;
     }
-    return e->read != NULL && e->read(e->context, v, index, value);
+    return e->read != NULL && msr_offered(v->platform->cpuid, index) &&
+           e->read(e->context, v, index, value);
 }
 
 bool msr_write(struct vcpu *v, uint32_t index, uint64_t value)
@@ -72,5 +73,6 @@ bool msr_write(struct vcpu *v, uint32_t index, uint64_t value)
         atomic_fetch_add_explicit(&t->unknown_writes, 1, memory_order_relaxed);
         return false;
     }
-    return e->write != NULL && e->write(e->context, v, index, value);
+    return e->write != NULL && msr_offered(v->platform->cpuid, index) &&
+           e->write(e->context, v, index, value);
 }

@@ -249,25 +249,14 @@ static bool mtrr_fixed_write(void *context, struct vcpu *v, uint32_t index, uint
     return true;
 }
 
-static bool has_spec_ctrl(const struct vcpu *v)
-{
-    return cpuid_has(v->platform->cpuid, 7, 0, 3, 26);
-}
-
-static bool spec_ctrl_read(void *context, struct vcpu *v, uint32_t index, uint64_t *value)
-{
-    return has_spec_ctrl(v) && plain_read(context, v, index, value);
-}
-
 static bool spec_ctrl_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
 {
-    return has_spec_ctrl(v) && (value & ~(uint64_t)SPEC_CTRL_IBRS) == 0 &&
-           any_write(context, v, index, value);
+    return (value & ~(uint64_t)SPEC_CTRL_IBRS) == 0 && any_write(context, v, index, value);
 }
 
 static bool pred_cmd_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
 {
-    return has_spec_ctrl(v) && (value & ~(uint64_t)PRED_CMD_IBPB) == 0;
+    return (value & ~(uint64_t)PRED_CMD_IBPB) == 0;
 }
 
 /* Registers with one value for all time. */
@@ -285,7 +274,7 @@ static bool constant_read(void *context, struct vcpu *v, uint32_t index, uint64_
         return true;
     case MSR_ARCH_CAPABILITIES:
         *value = CPUID_ARCH_CAPABILITIES;
-        return cpuid_has(v->platform->cpuid, 7, 0, 3, 29);
+        return true;
     case MSR_PLATFORM_ID:
         *value = 0;
         return !is_amd(v);
@@ -327,7 +316,7 @@ const struct msr_entry msr_processor[] = {
     ONE(MSR_PLATFORM_ID, "IA32_PLATFORM_ID", constant_read, NULL),
     ONE(MSR_FEATURE_CONTROL, "IA32_FEATURE_CONTROL", constant_read, NULL),
     ONE(MSR_TSC_ADJUST, "IA32_TSC_ADJUST", tsc_read, tsc_write),
-    ONE(MSR_SPEC_CTRL, "IA32_SPEC_CTRL", spec_ctrl_read, spec_ctrl_write),
+    ONE(MSR_SPEC_CTRL, "IA32_SPEC_CTRL", plain_read, spec_ctrl_write),
     ONE(MSR_PRED_CMD, "IA32_PRED_CMD", NULL, pred_cmd_write),
     ONE(MSR_BIOS_SIGN_ID, "IA32_BIOS_SIGN_ID", constant_read, bios_sign_write),
     ONE(MSR_MTRRCAP, "IA32_MTRRCAP", constant_read, NULL),
@@ -363,3 +352,37 @@ const struct msr_entry msr_processor[] = {
 };
 
 const unsigned msr_processor_count = sizeof(msr_processor) / sizeof(msr_processor[0]);
+
+/* The feature that brings each MSR (SDM 4 table 2-2), the local APIC's among them; with two rows
+ * either does. */
+static const struct {
+    uint32_t first, last, leaf;
+    uint8_t reg, bit; /* reg: 0…3 = EAX, EBX, ECX, EDX */
+} features[] = {
+    {MSR_TSC_ADJUST, MSR_TSC_ADJUST, 7, 1, 1},
+    {MSR_SPEC_CTRL, MSR_PRED_CMD, 7, 3, 26},
+    {MSR_MTRRCAP, MSR_MTRRCAP, 1, 3, 12},
+    {MSR_ARCH_CAPABILITIES, MSR_ARCH_CAPABILITIES, 7, 3, 29},
+    {MSR_SYSENTER_CS, MSR_SYSENTER_EIP, 1, 3, 11},
+    {MSR_MCG_CAP, MSR_MCG_STATUS, 1, 3, 14},
+    {MSR_MTRR_PHYS_FIRST, MSR_MTRR_PHYS_LAST, 1, 3, 12},
+    {MSR_MTRR_FIX64K, MSR_MTRR_FIX4K + 7, 1, 3, 12},
+    {MSR_PAT, MSR_PAT, 1, 3, 16},
+    {MSR_MTRR_DEF_TYPE, MSR_MTRR_DEF_TYPE, 1, 3, 12},
+    {MSR_TSC_DEADLINE, MSR_TSC_DEADLINE, 1, 2, 24},
+    {MSR_TSC_AUX, MSR_TSC_AUX, 0x80000001, 3, 27}, /* RDTSCP */
+    {MSR_TSC_AUX, MSR_TSC_AUX, 7, 2, 22},          /* RDPID */
+};
+
+bool msr_offered(const struct cpuid_model *m, uint32_t index)
+{
+    bool named = false;
+    for (unsigned i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
+        if (index < features[i].first || index > features[i].last)
+            continue;
+        if (cpuid_has(m, features[i].leaf, 0, features[i].reg, features[i].bit))
+            return true;
+        named = true;
+    }
+    return !named;
+}

@@ -8,4 +8,7 @@
 extern const struct msr_entry msr_processor[];
 extern const unsigned msr_processor_count;
 
+/* false = the model lacks the feature that brings the MSR: RDMSR and WRMSR raise #GP(0). */
+bool msr_offered(const struct cpuid_model *m, uint32_t index);
+
 #endif

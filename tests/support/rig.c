@@ -26,10 +26,12 @@ void rig_init(struct rig *r, uint64_t tsc_hz)
     bus_init(&r->bus);
     mem_init(&r->mem);
     msr_table_init(&r->msrs);
+    assert_int_equal(cpuid_model_build(&r->cpuid, "max", 1000000000, RIG_CPUS, NULL), 0);
     r->platform = (struct x86_platform){.mem = &r->mem,
                                         .bus = &r->bus,
                                         .clock = r->clock,
                                         .msrs = &r->msrs,
+                                        .cpuid = &r->cpuid,
                                         .physical_address_bits = 46};
     for (unsigned i = 0; i < RIG_CPUS; i++) {
         r->cpu[i] = aligned_alloc(64, (sizeof(struct vcpu) + 63) & ~(size_t)63);

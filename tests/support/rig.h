@@ -7,6 +7,7 @@
 #define TESTS_SUPPORT_RIG_H
 
 #include "irq/irq.h"
+#include "x86/cpuid.h"
 
 #define RIG_CPUS 4
 
@@ -16,6 +17,7 @@ struct rig {
     struct bus bus;
     struct mem mem;
     struct msr_table msrs;
+    struct cpuid_model cpuid;
     struct x86_platform platform;
     struct vcpu *cpu[RIG_CPUS];
     struct irq *irq;

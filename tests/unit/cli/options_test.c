@@ -193,6 +193,10 @@ static void refused_values(void **state)
     refuse(WORDS("--console", "file:"), "'file:'", "file:PATH");
     refuse(WORDS("--console", "tty"), "'tty'", "stdio");
     refuse(WORDS("--cpu", "vax"), "'vax'", "max or base");
+    refuse(WORDS("--cpu", "-x2APIC"), "'-x2APIC'", "max or base");
+    refuse(WORDS("--cpu", "max,-vme"), "'vme'", "--man");
+    refuse(WORDS("--cpu", "base,+avx"), "'+avx'", "-x2APIC");
+    refuse(WORDS("--cpu", "base,"), "''", "-x2APIC");
 }
 
 static void help_wins_over_what_is_missing(void **state)

@@ -335,6 +335,30 @@ static void x2apic_moves(void **state)
     assert_int_equal(rig.cpu[1]->apic_moved, 0);
 }
 
+/* What --cpu takes away is gone for the MSRs, the LVT and a saved state alike. */
+static void without_features(void **state)
+{
+    uint64_t base = rdmsr(1, MSR_APIC_BASE), value;
+    struct rig full;
+    rig_init(&full, 0);
+    rig_irq(&full);
+    struct lapic *from = &full.irq->lapics[1], *to = &rig.irq->lapics[1];
+    assert_int_equal(
+        cpuid_model_build(&rig.cpuid, "max,-x2apic,-tsc_deadline", 1000000000, RIG_CPUS, NULL), 0);
+    assert_false(wrmsr(1, MSR_APIC_BASE, base | 0x400));
+    assert_true(wrmsr(1, MSR_APIC_BASE, base));
+    assert_false(wrmsr(1, MSR_TSC_DEADLINE, 1));
+    assert_false(msr_read(rig.cpu[1], MSR_TSC_DEADLINE, &value));
+    set(1, 0x320, 0x40055);
+    assert_int_equal(get(1, 0x320), 0x55);
+    rig_copy_state(&lapic_state, from, to);
+    rig_refuses(&lapic_state, from, to, "base", 0xfee00c00);
+    rig_refuses(&lapic_state, from, to, "tsc_deadline", 5);
+    from->lvt[LVT_TIMER] = 0x40055;
+    rig_refuses(&lapic_state, from, to, "tpr", 0);
+    rig_fini(&full);
+}
+
 static void software_disable_masks_the_lvt(void **state)
 {
     set(0, 0x320, 0x40);
@@ -519,6 +543,7 @@ int main(void)
         TEST(timer_changes_its_repeat),
         TEST(tsc_deadline),
         TEST(x2apic_moves),
+        TEST(without_features),
         TEST(software_disable_masks_the_lvt),
         TEST(ioapic_edge),
         TEST(ioapic_level_asks_again),

@@ -35,6 +35,77 @@ static void names(void **state)
     }
     assert_int_equal(cpuid_model_build(&m, "pentium", 1000000000, 1, &e), -EINVAL);
     assert_non_null(strstr(e.text, "pentium"));
+    assert_int_equal(cpuid_spec_check("", &e), -EINVAL);
+    assert_int_equal(cpuid_spec_check("max,", &e), -EINVAL);
+    assert_int_equal(cpuid_spec_check("max,+x2apic", &e), -EINVAL);
+    assert_int_equal(cpuid_spec_check("max,-x2api", &e), -EINVAL);
+    assert_non_null(strstr(e.text, "'x2api'"));
+}
+
+static void without(void **state)
+{
+    struct cpuid_model m;
+    struct error e = {0};
+    assert_int_equal(cpuid_model_build(&m, "max", 1000000000, 1, &e), 0);
+    assert_true(cpuid_has(&m, 1, 0, 2, 21) && cpuid_has(&m, 7, 0, 2, 16));
+    assert_int_equal(cpuid_model_build(&m, "max,-LA57,-x2apic", 1000000000, 1, &e), 0);
+    assert_false(cpuid_has(&m, 1, 0, 2, 21) || cpuid_has(&m, 7, 0, 2, 16));
+    assert_true(cpuid_has(&m, 1, 0, 2, 17)); /* PCID stays */
+    /* What stands on a feature goes with it. */
+    assert_int_equal(cpuid_model_build(&m, "max,-AVX", 1000000000, 1, &e), 0);
+    assert_false(cpuid_has(&m, 1, 0, 2, 12) || cpuid_has(&m, 7, 0, 1, 5));  /* FMA, AVX2 */
+    assert_false(cpuid_has(&m, 7, 0, 1, 16) || cpuid_has(&m, 7, 0, 1, 31)); /* AVX512F, AVX512VL */
+    assert_true(cpuid_has(&m, 1, 0, 2, 26));
+    assert_int_equal(m.xcr0_supported, XCR0_X87 | XCR0_SSE);
+    assert_int_equal(m.xsave_size, 576);
+    assert_int_equal(cpuid_model_build(&m, "max,-apic", 1000000000, 1, &e), 0);
+    assert_false(cpuid_has(&m, 1, 0, 2, 21) || cpuid_has(&m, 1, 0, 2, 24));
+}
+
+/* Both names of a need are in the table of features; each feature can be given to --cpu. */
+static void needs(void **state)
+{
+    for (unsigned i = 0; i < cpuid_need_count; i++) {
+        unsigned found = 0;
+        for (unsigned k = 0; k < cpuid_feature_count; k++)
+            found += (strcmp(cpuid_features[k].name, cpuid_needs[i].feature) == 0) +
+                     (strcmp(cpuid_features[k].name, cpuid_needs[i].on) == 0);
+        if (found != 2)
+            fail_msg("%s needs %s", cpuid_needs[i].feature, cpuid_needs[i].on);
+    }
+    for (unsigned i = 0; i < cpuid_feature_count; i++)
+        if (strpbrk(cpuid_features[i].name, " ,") != NULL)
+            fail_msg("'%s' cannot be given to --cpu", cpuid_features[i].name);
+}
+
+/* Without the feature its MSRs raise #GP(0); TSC_AUX has two. */
+static void msrs(void **state)
+{
+    static const struct {
+        uint32_t index;
+        const char *spec;
+    } cases[] = {
+        {MSR_TSC_ADJUST, "max,-TSC_ADJUST"},
+        {MSR_PAT, "max,-PAT"},
+        {0x48, "max,-IBRS/IBPB"},
+        {0x10a, "max,-ARCH_CAPABILITIES"},
+        {MSR_SYSENTER_EIP, "max,-SEP"},
+        {MSR_MTRR_DEF_TYPE, "max,-MTRR"},
+        {0x179, "max,-MCA"},
+        {MSR_TSC_AUX, "max,-RDTSCP,-RDPID"},
+    };
+    struct x86_fixture *f = x86_fixture_create();
+    uint64_t value;
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_int_equal(cpuid_model_build(&f->cpuid, "max", 1000000000, 1, NULL), 0);
+        assert_true(msr_read(&f->v, cases[i].index, &value));
+        assert_int_equal(cpuid_model_build(&f->cpuid, cases[i].spec, 1000000000, 1, NULL), 0);
+        assert_false(msr_read(&f->v, cases[i].index, &value));
+        assert_false(msr_write(&f->v, cases[i].index, value));
+    }
+    assert_int_equal(cpuid_model_build(&f->cpuid, "max,-RDTSCP", 1000000000, 1, NULL), 0);
+    assert_true(msr_read(&f->v, MSR_TSC_AUX, &value));
+    x86_fixture_destroy(f);
 }
 
 /* Every feature offered is in the table; a host feature is one of the host's. */
@@ -208,6 +279,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names),
+        cmocka_unit_test(without),
+        cmocka_unit_test(needs),
+        cmocka_unit_test(msrs),
         cmocka_unit_test(features_are_of_the_table),
         cmocka_unit_test(masked_and_offered),
         cmocka_unit_test(base_is_x86_64_v3),
