@@ -102,6 +102,7 @@ struct lapic {
     struct clock_timer timer;
 
     uint64_t base; /* IA32_APIC_BASE */
+    uint8_t id;    /* of the xAPIC, software may change it; the x2APIC's is the vCPU's */
     uint32_t tpr, ldr, dfr, svr, esr, esr_pending;
     uint32_t isr[8], irr[8], tmr[8];
     uint32_t lvt[LVTS];

@@ -214,7 +214,8 @@ bool lapic_matches(struct lapic *l, const struct apic_message *m)
     else if (m->logical)
         matches = matches_logical(l, m->destination);
     else
-        matches = m->destination == APIC_BROADCAST || m->destination == l->vcpu->id;
+        matches = m->destination == APIC_BROADCAST ||
+                  m->destination == (lapic_is_x2apic(l) ? l->vcpu->id : l->id);
     pthread_mutex_unlock(&l->lock);
     return matches;
 }
@@ -393,8 +394,10 @@ void lapic_reset_locked(struct lapic *l)
 void lapic_reset(struct lapic *l, bool init)
 {
     pthread_mutex_lock(&l->lock);
-    if (!init)
+    if (!init) {
         lapic_set_base_locked(l, X86_APIC_PAGE | BASE_ENABLE | (l->vcpu->id == 0 ? BASE_BSP : 0));
+        l->id = (uint8_t)l->vcpu->id;
+    }
     lapic_reset_locked(l);
     if (!init && l->vcpu->id == 0)
         l->lvt[LVT_LINT0] = APIC_EXTINT << 8;
@@ -471,6 +474,8 @@ static int state_check(const void *object, struct error *e)
         return error_set(e, EINVAL, "saved state: lapic: base is not a legal APIC_BASE");
     if ((l->base & BASE_X2APIC) && !lapic_has_x2apic(l))
         return error_set(e, EINVAL, "saved state: lapic: x2APIC mode, which --cpu takes away");
+    if ((l->base & BASE_X2APIC) && l->id != (uint8_t)l->vcpu->id)
+        return error_set(e, EINVAL, "saved state: lapic: id is the xAPIC's alone to change");
     if (l->tsc_deadline != 0 && !lapic_has_deadline(l))
         return error_set(e, EINVAL, "saved state: lapic: tsc_deadline, which --cpu takes away");
     if (l->tpr > 0xff || (l->ldr & 0xffffff) || (l->dfr & 0xfffffff) != 0xfffffff ||
@@ -495,18 +500,31 @@ static void state_loaded(void *object)
 }
 
 static const struct field state_fields[] = {
-    FIELD(struct lapic, base),         FIELD(struct lapic, tpr),
-    FIELD(struct lapic, ldr),          FIELD(struct lapic, dfr),
-    FIELD(struct lapic, svr),          FIELD(struct lapic, esr),
-    FIELD(struct lapic, esr_pending),  FIELD_ARRAY(struct lapic, isr),
-    FIELD_ARRAY(struct lapic, irr),    FIELD_ARRAY(struct lapic, tmr),
-    FIELD_ARRAY(struct lapic, lvt),    FIELD(struct lapic, icr),
-    FIELD_ARRAY(struct lapic, lint),   FIELD(struct lapic, extint),
-    FIELD(struct lapic, sipi_vector),  FIELD(struct lapic, timer_initial),
-    FIELD(struct lapic, timer_divide), FIELD(struct lapic, timer_running),
-    FIELD(struct lapic, timer_start),  FIELD(struct lapic, timer_next),
-    FIELD(struct lapic, tsc_deadline), FIELD(struct lapic, backlog),
-    FIELD(struct lapic, lost),         FIELD_END,
+    FIELD(struct lapic, base),
+    FIELD(struct lapic, id),
+    FIELD(struct lapic, tpr),
+    FIELD(struct lapic, ldr),
+    FIELD(struct lapic, dfr),
+    FIELD(struct lapic, svr),
+    FIELD(struct lapic, esr),
+    FIELD(struct lapic, esr_pending),
+    FIELD_ARRAY(struct lapic, isr),
+    FIELD_ARRAY(struct lapic, irr),
+    FIELD_ARRAY(struct lapic, tmr),
+    FIELD_ARRAY(struct lapic, lvt),
+    FIELD(struct lapic, icr),
+    FIELD_ARRAY(struct lapic, lint),
+    FIELD(struct lapic, extint),
+    FIELD(struct lapic, sipi_vector),
+    FIELD(struct lapic, timer_initial),
+    FIELD(struct lapic, timer_divide),
+    FIELD(struct lapic, timer_running),
+    FIELD(struct lapic, timer_start),
+    FIELD(struct lapic, timer_next),
+    FIELD(struct lapic, tsc_deadline),
+    FIELD(struct lapic, backlog),
+    FIELD(struct lapic, lost),
+    FIELD_END,
 };
 
 const struct field_table lapic_state = {

@@ -68,7 +68,7 @@ static bool read_register(const struct lapic *l, unsigned reg, uint64_t *value)
     }
     switch (reg) {
     case REG_ID:
-        *value = x2 ? l->vcpu->id : l->vcpu->id << 24;
+        *value = x2 ? l->vcpu->id : (uint32_t)l->id << 24;
         return true;
     case REG_VERSION:
         *value = VERSION;
@@ -115,7 +115,7 @@ static bool read_register(const struct lapic *l, unsigned reg, uint64_t *value)
     return false;
 }
 
-/* Registers without effects on others; LDR, DFR and the high half of ICR are the xAPIC's alone.
+/* Registers without effects on others; ID, LDR, DFR and the high half of ICR are the xAPIC's alone.
  * False when there is none, or it may not be written. Lock held. */
 static bool write_register(struct lapic *l, unsigned reg, uint32_t value)
 {
@@ -142,6 +142,10 @@ static bool write_register(struct lapic *l, unsigned reg, uint32_t value)
     case REG_DIVIDE:
         lapic_timer_write_divide_locked(l, value);
         return true;
+    case REG_ID: /* some processors' software may change it (SDM 3A 10.4.6), as KVM's may */
+        if (!x2)
+            l->id = (uint8_t)(value >> 24);
+        return !x2;
     case REG_LDR:
         if (!x2)
             l->ldr = value & 0xff000000;
@@ -395,6 +399,8 @@ static bool base_write(void *irq, struct vcpu *v, uint32_t index, uint64_t value
         lapic_set_base_locked(l, value);
         if (disable)
             lapic_reset_locked(l);
+        if (disable || (value & BASE_X2APIC)) /* the x2APIC's ID is the initial one (10.12.5.1) */
+            l->id = (uint8_t)l->vcpu->id;
         lapic_update_locked(l);
     }
     pthread_mutex_unlock(&l->lock);

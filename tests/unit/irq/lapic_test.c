@@ -335,6 +335,35 @@ static void x2apic_moves(void **state)
     assert_int_equal(rig.cpu[1]->apic_moved, 0);
 }
 
+static void xapic_id_is_written(void **state)
+{
+    uint64_t base = rdmsr(1, MSR_APIC_BASE);
+    set(1, 0x20, 0x55123456);
+    set(2, 0x20, 0x55000000);
+    assert_int_equal(get(1, 0x20), 0x55000000);
+    send(0, 1, 0x41); /* nobody any more */
+    for (unsigned i = 0; i < RIG_CPUS; i++)
+        assert_false(rig_intr(&rig, i));
+    send(0, 0x55, 0x41); /* both */
+    assert_int_equal(rig_ack(&rig, 1), 0x41);
+    assert_int_equal(rig_ack(&rig, 2), 0x41);
+    assert_false(rig_intr(&rig, 0) || rig_intr(&rig, 3));
+    rig.cpu[1]->irq->init(rig.cpu[1]->irq_context);
+    assert_int_equal(get(1, 0x20), 0x55000000); /* SDM 3A 10.4.7.3 */
+    assert_true(wrmsr(1, MSR_APIC_BASE, base | 0x400));
+    assert_int_equal(rdmsr(1, 0x802), 1);
+    assert_true(wrmsr(1, 0x80f, 0x1ff));
+    set(0, 0x310, 1u << 24);
+    set(0, 0x300, 0x42);
+    assert_int_equal(rig_ack(&rig, 1), 0x42);
+    assert_true(wrmsr(1, MSR_APIC_BASE, base & ~0x800ull));
+    assert_true(wrmsr(1, MSR_APIC_BASE, base));
+    assert_int_equal(get(1, 0x20), 0x01000000);
+    set(1, 0x20, 0xaa000000);
+    irq_reset(rig.irq);
+    assert_int_equal(get(1, 0x20), 0x01000000);
+}
+
 /* What --cpu takes away is gone for the MSRs, the LVT and a saved state alike. */
 static void without_features(void **state)
 {
@@ -499,6 +528,9 @@ static void state_goes_round(void **state)
     }
     struct lapic *a = &rig.irq->lapics[1], *b = &other.irq->lapics[1];
     rig_refuses(&lapic_state, a, b, "base", 0xfee00400);
+    a->id = 9;
+    rig_refuses(&lapic_state, a, b, "base", 0xfee00c00);
+    a->id = 1;
     rig_refuses(&lapic_state, a, b, "isr", 1);
     rig_refuses(&lapic_state, a, b, "lvt", 1u << 30);
     rig_refuses(&lapic_state, a, b, "timer_divide", 4);
@@ -543,6 +575,7 @@ int main(void)
         TEST(timer_changes_its_repeat),
         TEST(tsc_deadline),
         TEST(x2apic_moves),
+        TEST(xapic_id_is_written),
         TEST(without_features),
         TEST(software_disable_masks_the_lvt),
         TEST(ioapic_edge),
