@@ -65,6 +65,11 @@ int boot_place(struct mem *m, struct vcpu *bsp, const struct boot_files *f,
 /* The two in one, the files freed. */
 int boot_load(struct mem *m, struct vcpu *bsp, const struct boot_config *c, struct error *e);
 
+/* For a machine without firmware (reset_vector.c): the ROM at the top of 4 GiB, and code in it and
+ * in the shadow RAM that resets the machine. */
+int boot_reset_vector_add(struct mem *m, struct error *e);
+int boot_reset_vector_place(struct mem *m, struct error *e);
+
 /* The memory types (MTRRs) that firmware gives each processor: boot_place does it for the bsp, the
  * machine for the others, after their reset. INIT keeps them. */
 void boot_cpu_mtrrs(struct vcpu *v);

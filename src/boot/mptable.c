@@ -67,7 +67,8 @@ struct writer {
     } image;
     size_t used; /* bytes of entries */
 };
-_Static_assert(sizeof(((struct writer *)0)->image) <= MEMMAP_BIOS_END - MPTABLE_AT, "it fits");
+_Static_assert(sizeof(((struct writer *)0)->image) <= MEMMAP_BIOS_END - 16 - MPTABLE_AT,
+               "it ends before the reset vector");
 
 static uint8_t checksum(const void *bytes, size_t n)
 {

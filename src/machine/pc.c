@@ -63,6 +63,8 @@ static int add_memory(struct pc *pc, struct error *e)
     size_t rom = pc->files.firmware.size;
     if (rc == 0 && rom > 0)
         rc = mem_add(&pc->mem, "firmware", GPA(MEMMAP_HOLE_END - rom), rom, MEM_ANONYMOUS, true, e);
+    else if (rc == 0)
+        rc = boot_reset_vector_add(&pc->mem, e);
     return rc;
 }
 
@@ -302,6 +304,13 @@ static struct acpi_config acpi_of(const struct pc *pc)
     return acpi;
 }
 
+static int place(struct pc *pc, struct error *e)
+{
+    int rc = boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e);
+
+    return rc == 0 && pc->config->firmware == NULL ? boot_reset_vector_place(&pc->mem, e) : rc;
+}
+
 int pc_create(struct pc *pc, const struct machine_config *config, const struct pc_hooks *hooks,
               void *context, struct error *e)
 {
@@ -323,8 +332,7 @@ int pc_create(struct pc *pc, const struct machine_config *config, const struct p
     pc->acpi = acpi_of(pc);
     if (config->firmware != NULL && firmware_describe(pc, e) != 0)
         return MACHINE_FAILED;
-    return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e) == 0 ? 0
-                                                                             : MACHINE_BAD_INPUT;
+    return place(pc, e) == 0 ? 0 : MACHINE_BAD_INPUT;
 }
 
 int pc_reset(struct pc *pc, struct error *e)
@@ -346,12 +354,12 @@ int pc_reset(struct pc *pc, struct error *e)
     if (pc->test_device != NULL)
         test_device_reset(pc->test_device);
     irq_reset(pc->irq); /* last: it drops what the devices raised on their way */
-    return boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e);
+    return place(pc, e);
 }
 
 bool pc_resume_by_shutdown_code(struct pc *pc)
 {
-    struct vcpu *v = pc->vcpus[0];
+    struct vcpu *bsp = pc->vcpus[0];
     uint16_t to[2]; /* offset, segment */
 
     if (pc->config->firmware != NULL) /* which looks itself */
@@ -362,13 +370,16 @@ bool pc_resume_by_shutdown_code(struct pc *pc)
         return false;
     if (code == RTC_SHUTDOWN_EOI_JUMP)
         bus_write(&pc->bus, 0, BUS_PIO, PIC_MASTER, PIC_EOI, 1);
-    vcpu_init_signal(v);
-    v->irq->init(v->irq_context);
+    for (unsigned i = 0; i < pc->vcpu_count; i++) {
+        struct vcpu *v = pc->vcpus[i];
+        v->irq->init(v->irq_context);
+        vcpu_init_signal(v);
+    }
     reset_reset(pc->reset);
-    v->seg[SEG_CS].selector = to[1];
-    v->seg[SEG_CS].base = (uint32_t)to[1] << 4;
-    v->rip = to[0];
-    vcpu_update_mode(v);
+    bsp->seg[SEG_CS].selector = to[1];
+    bsp->seg[SEG_CS].base = (uint32_t)to[1] << 4;
+    bsp->rip = to[0];
+    vcpu_update_mode(bsp);
     return true;
 }
 

@@ -76,9 +76,9 @@ int pc_destroy(struct pc *pc, struct error *e);
 int pc_reset(struct pc *pc, struct error *e);
 
 /* What a BIOS does first after a reset, for a machine that has none: when the shutdown code in CMOS
- * asks for it, the boot processor goes on in real mode at the far pointer 40:67, and nothing else
- * is reset (how a 286 left protected mode, and old SMP code starts processors). false = it does
- * not. */
+ * asks for it, the processors alone are reset, and the boot processor goes on in real mode at the
+ * far pointer 40:67 (how a 286 left protected mode; MultiProcessor Specification 1.4, B.4). false =
+ * it does not. */
 bool pc_resume_by_shutdown_code(struct pc *pc);
 
 #endif

@@ -5,6 +5,8 @@
  *
  *   p  prints "hello", then powers off (ACPI S5)
  *   r  prints "ready", then resets by port 0xcf9 the first time, powers off the second: RAM survives a reset
+ *   i  the same by INIT to itself
+ *   j  the same by a jump to FFFF:0000 in real mode
  *   t  triple fault
  *   d  writes 5 to the debug exit port
  *   f  prints for ever
@@ -27,6 +29,12 @@ _start:
         je      power_off
         cmp     $'r', %al
         je      reset
+        mov     $init, %edi
+        cmp     $'i', %al
+        je      reset_by
+        mov     $jump, %edi
+        cmp     $'j', %al
+        je      reset_by
         cmp     $'t', %al
         je      triple_fault
         cmp     $'d', %al
@@ -92,17 +100,43 @@ real_end:
         .code32
 
 reset:
+        mov     $control, %edi
+reset_by:                               /* the code at %edi, the first time */
         mov     $ready, %esi
         call    print
         cmpl    $0x600d, 0x200000
         je      power_off
         movl    $0x600d, 0x200000
+        jmp     *%edi
+
+control:
         mov     $0xcf9, %dx
         mov     $2, %al
         out     %al, %dx
         mov     $6, %al
         out     %al, %dx
         jmp     halt
+
+init:                                   /* physical destination 0; assert, INIT */
+        movl    $0, 0xfee00310
+        movl    $0x4500, 0xfee00300
+        jmp     halt
+
+jump:                                   /* through 16-bit protected mode (SDM 3A 9.9.2) */
+        mov     $real_jump, %esi
+        mov     $0x7000, %edi
+        mov     $real_jump_end - real_jump, %ecx
+        rep movsb
+        lgdt    gdt_pointer
+        ljmp    $8, $0x7000
+        .code16
+real_jump:
+        mov     %cr0, %eax
+        and     $~1, %al
+        mov     %eax, %cr0
+        ljmp    $0xffff, $0
+real_jump_end:
+        .code32
 
 triple_fault:
         mov     $0xdeadbeef, %ecx
@@ -142,6 +176,11 @@ print:                                  /* the string at %esi to COM1, waiting f
         .section .rodata
 hello:  .asciz  "hello\n"
 ready:  .asciz  "ready\n"
+        .balign 8
+gdt:    .quad   0, 0x00009a000000ffff   /* 16-bit code */
+gdt_pointer:
+        .word   15
+        .long   gdt
 no_table:
         .word   0
         .long   0

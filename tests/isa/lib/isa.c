@@ -262,6 +262,11 @@ void isa_start(const char *command_line)
     set_system_descriptor(TSS_SELECTOR, (u64)&isa_tss, sizeof(isa_tss) - 1, 0x89);
     __asm__ volatile("lidt %0; ltr %w1" ::"m"(idt), "r"(TSS_SELECTOR) : "memory");
     isa_main(command_line);
+    isa_end();
+}
+
+void isa_end(void)
+{
     char text[17];
     format_hex(cases, text);
     print("# end ");

@@ -171,6 +171,8 @@ extern struct regs *isa_current;
 
 /* To be defined by each guest. */
 void isa_main(const char *command_line);
+/* What follows isa_main, for a guest that does not return from there. */
+_Noreturn void isa_end(void);
 
 /* ---- reports ---- */
 void print(const char *text);

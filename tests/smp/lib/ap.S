@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The way of an application processor from its SIPI (real mode, SDM 3A 8.4.4) to long mode with
- * the tables of tests/isa/lib. smp_start copies ap_begin…ap_end to the page that the SIPI names.
+ * the tables of tests/isa/lib. smp_place_trampoline copies ap_begin…ap_end to the page that the
+ * SIPI names.
  */
         .text
         .code16
@@ -51,5 +52,6 @@ ap_long:
         shl     $14, %eax               /* SMP_STACK bytes each */
         lea     smp_stack + 0x4000(%rax), %rsp
         fninit
-        call    smp_ap
+        mov     smp_entry, %rax
+        call    *%rax
         .section .note.GNU-stack, "", @progbits

@@ -2,9 +2,6 @@
 /* See smp.h. */
 #include "smp.h"
 
-#define TRAMPOLINE 0x10000ul
-
-void smp_ap(unsigned id);
 extern u8 ap_begin[], ap_end[];
 u8 smp_stack[SMP_CPUS][SMP_STACK] __attribute__((aligned(16)));
 u32 smp_next = 1;
@@ -65,7 +62,7 @@ void smp_ipi_others(unsigned vector)
     send(0xc4000 | vector); /* all excluding self, assert, fixed */
 }
 
-void smp_ap(unsigned id)
+static void start_application_processor(unsigned id)
 {
     struct table_register idt = {sizeof(isa_idt) - 1, (u64)isa_idt};
     unsigned selector = FREE_SELECTOR + 16 * (id - 1);
@@ -89,6 +86,13 @@ void smp_ap(unsigned id)
     }
 }
 
+void (*smp_entry)(unsigned id) = start_application_processor;
+
+void smp_place_trampoline(void)
+{
+    memcpy((void *)SMP_TRAMPOLINE, ap_begin, (size_t)(ap_end - ap_begin));
+}
+
 void smp_start(unsigned cpus)
 {
     if (cpus < 1 || cpus > SMP_CPUS) {
@@ -100,14 +104,14 @@ void smp_start(unsigned cpus)
     __asm__ volatile("sti");
     if (cpus == 1)
         return;
-    memcpy((void *)TRAMPOLINE, ap_begin, (size_t)(ap_end - ap_begin));
+    smp_place_trampoline();
     send(0xc4500); /* INIT */
     for (unsigned n = 0; n < 10000; n++)
         pause();
-    send(0xc4600 | TRAMPOLINE >> 12); /* Start-Up, twice as the manual's example (8.4.4.1) */
+    send(0xc4600 | SMP_TRAMPOLINE >> 12); /* Start-Up, twice as the manual's example (8.4.4.1) */
     for (unsigned n = 0; n < 10000; n++)
         pause();
-    send(0xc4600 | TRAMPOLINE >> 12);
+    send(0xc4600 | SMP_TRAMPOLINE >> 12);
     while (__atomic_load_n(&ready, __ATOMIC_SEQ_CST) != cpus - 1)
         pause();
     started = cpus;

@@ -21,6 +21,13 @@ enum { VECTOR_WAKE = 0x50, VECTOR_CALL = 0x51 };
 u64 smp_option(const char *command_line, const char *name, u64 otherwise);
 void print_decimal(u64 value);
 
+/* Real-mode code at SMP_TRAMPOLINE leads a processor to smp_entry in 64-bit mode, on a stack of its
+ * own: the number smp_next, which it counts up. */
+#define SMP_TRAMPOLINE 0x10000ul
+void smp_place_trampoline(void);
+extern void (*smp_entry)(unsigned id);
+extern u32 smp_next;
+
 /* Starts processors 1 to cpus - 1. */
 void smp_start(unsigned cpus);
 /* f(id) on processors 0 to n - 1, with interrupts on; returns when all have. */
