@@ -121,16 +121,43 @@ static unsigned fast_span(struct vcpu *v, uint64_t linear, bool write, uint8_t *
     return 4096 - (unsigned)(linear & 0xfff);
 }
 
+/* From so many elements on the host's own string instruction is faster than a loop, for all that it
+ * takes to begin. It is exact, however the operands overlap: element by element. */
+#define HOST_STRING 12u
+
+#define HOST_STOS(suffix) \
+    __asm__ volatile("rep stos" suffix : "+D"(to), "+c"(n) : "a"(value) : "memory")
+#define HOST_MOVS(suffix) \
+    __asm__ volatile("rep movs" suffix : "+D"(to), "+S"(from), "+c"(n) : : "memory")
+
 static void fill(uint8_t *to, uint64_t value, uint64_t n, unsigned size)
 {
-    for (uint64_t k = 0; k < n; k++)
-        host_store(to + k * size, value, size);
+    if (n < HOST_STRING)
+        for (uint64_t k = 0; k < n; k++)
+            host_store(to + k * size, value, size);
+    else if (size == 1)
+        HOST_STOS("b");
+    else if (size == 2)
+        HOST_STOS("w");
+    else if (size == 4)
+        HOST_STOS("l");
+    else
+        HOST_STOS("q");
 }
 
 static void copy(uint8_t *to, const uint8_t *from, uint64_t n, unsigned size)
 {
-    for (uint64_t k = 0; k < n; k++)
-        host_store(to + k * size, host_load(from + k * size, size), size);
+    if (n < HOST_STRING)
+        for (uint64_t k = 0; k < n; k++)
+            host_store(to + k * size, host_load(from + k * size, size), size);
+    else if (size == 1)
+        HOST_MOVS("b");
+    else if (size == 2)
+        HOST_MOVS("w");
+    else if (size == 4)
+        HOST_MOVS("l");
+    else
+        HOST_MOVS("q");
 }
 
 /* Does as many iterations of REP MOVS or STOS as are safe at once; 0 when the slow way must go. */
