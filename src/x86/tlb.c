@@ -36,13 +36,25 @@ static void fetches_forget(struct tlb *t)
 
 static inline unsigned fetched_bit(uint64_t linear)
 {
-    return (unsigned)(linear >> 12 ^ linear >> 26) & (TLB_FETCHED - 1);
+    return (unsigned)(linear >> 12 ^ linear >> 28) & (TLB_FETCHED - 1);
+}
+
+static inline unsigned fetched_other_bit(uint64_t linear)
+{
+    return (unsigned)((linear >> 12) * 0x9e3779b97f4a7c15u >> 48) & (TLB_FETCHED - 1);
+}
+
+static inline void note_fetched(struct tlb *t, uint64_t linear)
+{
+    unsigned i = fetched_bit(linear), k = fetched_other_bit(linear);
+    t->fetched[i / 64] |= (uint64_t)1 << i % 64;
+    t->fetched[k / 64] |= (uint64_t)1 << k % 64;
 }
 
 static inline bool was_fetched(const struct tlb *t, uint64_t linear)
 {
-    unsigned i = fetched_bit(linear);
-    return t->fetched[i / 64] >> i % 64 & 1;
+    unsigned i = fetched_bit(linear), k = fetched_other_bit(linear);
+    return (t->fetched[i / 64] >> i % 64 & 1) && (t->fetched[k / 64] >> k % 64 & 1);
 }
 
 void tlb_init(struct tlb *t)
@@ -576,9 +588,8 @@ const uint8_t *tlb_fetch_page(struct vcpu *v, uint64_t linear, uint64_t *physica
     enum tlb_reach reach = v->cpl == 3 ? REACH_USER : REACH_SUPERVISOR_AC;
     const struct tlb_entry *e = tlb_entry_of(&v->tlb, reach, linear);
     uint64_t page = linear & MEM_PAGE_MASK;
-    unsigned i = fetched_bit(linear);
 
-    v->tlb.fetched[i / 64] |= (uint64_t)1 << i % 64;
+    note_fetched(&v->tlb, linear);
     if (X86_LIKELY(e->fetch == tlb_tag(&v->tlb, linear))) {
         if (physical != NULL)
             *physical = v->tlb.physical[reach][tlb_index(linear)] & MEM_PAGE_MASK;

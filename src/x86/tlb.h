@@ -36,7 +36,7 @@ enum tlb_reach {
 #define TLB_ENTRIES     1024u
 #define TLB_GLOBAL      4u
 #define TLB_LARGE_WORDS 8u /* of 64 bits */
-#define TLB_FETCHED     (16u << 10)
+#define TLB_FETCHED     (64u << 10)
 #define TLB_NONE        UINT64_MAX /* no page | asid is this: asid 0xfff is never used */
 #define TLB_PCIDS       8u         /* address spaces whose asid is remembered */
 
@@ -62,6 +62,7 @@ struct tlb_fast {
 #define TLB_FAST_ENTRIES 1024u
 #define TLB_FAST_LOG     512u /* entries filled since the last flush; more: all are emptied */
 #define TLB_FAST_REACHES REACH_USER_ALIGNED
+#define TLB_FAST_PAGES   (16u << 10)
 #define TLB_SLOTS        512u
 #define TLB_SLOT_LOG     1024u
 #define TLB_SLOT_KEPT    2048u
@@ -82,7 +83,11 @@ struct tlb {
     uint32_t slots_filled;
     uint32_t slot_kept[TLB_SLOT_KEPT]; /* that outlived a MOV CR3 */
     unsigned slots_kept;
-    /* Pages, by hash, that a fetch translation was given out of since fetch_generation moved. */
+    /* Pages, by hash, that `fast` was filled for since they were emptied: INVLPG of another need
+     * not look for it. */
+    uint64_t fast_pages[TLB_FAST_PAGES / 64];
+    /* Pages, by two hashes, that a fetch translation was given out of since fetch_generation moved
+     * for all. */
     uint64_t fetched[TLB_FETCHED / 64];
     uint64_t asid; /* of the current address space, 0…0xffe */
     uint64_t next_asid;

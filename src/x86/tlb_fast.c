@@ -22,6 +22,16 @@ static inline void fast_empty(struct tlb *t, struct tlb_fast *f)
     f->negative_page = -((index + 1) << 12);
 }
 
+static inline unsigned page_bit(uint64_t linear)
+{
+    return (unsigned)(linear >> 12 ^ linear >> 26) & (TLB_FAST_PAGES - 1);
+}
+
+static inline void note_page(struct tlb *t, uint64_t linear)
+{
+    t->fast_pages[page_bit(linear) / 64] |= (uint64_t)1 << page_bit(linear) % 64;
+}
+
 static struct tlb_fast *slot_at(struct tlb *t, uint32_t offset)
 {
     return (struct tlb_fast *)((uint8_t *)t->slots + offset);
@@ -106,6 +116,14 @@ static void fast_flush_log(struct tlb *t, bool global)
     t->fast_filled[global] = 0;
 }
 
+/* Only what the log names is left. */
+static void note_logged(struct tlb *t, bool global)
+{
+    memset(t->fast_pages, 0, sizeof(t->fast_pages));
+    for (unsigned n = 0; n < t->fast_filled[global]; n++)
+        note_page(t, -t->fast_log[global][n]->negative_page);
+}
+
 void tlb_fast_flush(struct tlb *t)
 {
     slots_flush(t);
@@ -118,6 +136,7 @@ void tlb_fast_flush(struct tlb *t)
             fast_empty(t, &all[n]);
         t->fast_filled[0] = t->fast_filled[1] = 0;
     }
+    note_logged(t, true);
 }
 
 /* All but global pages (SDM 3A 4.10.4.1, MOV to CR3). An entry may be in both logs: then it goes.
@@ -130,10 +149,13 @@ void tlb_fast_leave_space(struct tlb *t)
     }
     fast_flush_log(t, false);
     slots_sift(t);
+    note_logged(t, true);
 }
 
 void tlb_fast_forget_page(struct tlb *t, uint64_t linear)
 {
+    if (!(t->fast_pages[page_bit(linear) / 64] >> page_bit(linear) % 64 & 1))
+        return;
     slots_forget_page(t, linear);
     for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
         fast_empty(t, fast_of(t, (enum tlb_reach)reach, false, linear));
@@ -164,6 +186,7 @@ void tlb_fast_enter(struct tlb *t, enum tlb_reach reach, uint64_t linear, bool w
                     uintptr_t addend, bool global)
 {
     struct tlb_fast *f = fast_of(t, reach, write, linear);
+    note_page(t, linear);
     f->negative_page = -(linear & MEM_PAGE_MASK);
     f->addend = addend;
     if (t->fast_filled[global] < TLB_FAST_LOG)
