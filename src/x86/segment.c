@@ -129,12 +129,14 @@ static bool access_allowed(const struct vcpu *v, const struct x86_segment *s, bo
     return !write || (s->attributes & TYPE_WRITABLE);
 }
 
+/* A limit of 4 GiB is none: an access that wraps there is allowed (SDM 3A 5.3 leaves it open; the
+ * processor that tests/diff was made on allows it). */
 static bool within_limit(const struct x86_segment *s, uint32_t offset, unsigned size)
 {
     uint64_t last = (uint64_t)offset + size - 1;
     if ((s->attributes & (TYPE_CODE | TYPE_EXPAND_DOWN)) == TYPE_EXPAND_DOWN)
         return offset > s->limit && last <= ((s->attributes & ATTR_DB) ? 0xffffffff : 0xffff);
-    return last <= s->limit;
+    return last <= s->limit || s->limit == 0xffffffff;
 }
 
 uint64_t x86_segment_linear(struct vcpu *v, const struct x86_segment *s, bool is64, uint64_t offset,

@@ -209,7 +209,7 @@ static int run_worker(const struct options *o, const struct forms *forms, struct
     w->results = results;
     int err = block_forms_init(&w->forms, forms);
     if (err == 0 && o->processor)
-        err = oracle_create(&w->oracle, &e);
+        err = oracle_create(&w->oracle, false, &e);
     for (enum side s = 0; err == 0 && s < SIDES; s++)
         err = subjects[s]->create(&w->subject[s], &e);
     if (err == 0)
@@ -327,7 +327,7 @@ int main(int argc, char **argv)
     }
     struct results *results =
         mmap(NULL, sizeof(*results), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (results == MAP_FAILED || features_init(&e) || forms_find(&forms, &e)) {
+    if (results == MAP_FAILED || features_init(&e) || forms_find(&forms, false, &e)) {
         fprintf(stderr, "blocks: %s\n", e.text);
         return EXIT_HOST;
     }

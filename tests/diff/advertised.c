@@ -21,9 +21,9 @@ bool features_advertise(ZydisISASet set)
     return isa_offered(&model, set);
 }
 
-void features_decoder(ZydisDecoder *decoder)
+void features_decoder(ZydisDecoder *decoder, bool code32)
 {
-    *decoder = model_decoder.modes[INSN_MODE_64];
+    *decoder = model_decoder.modes[code32 ? INSN_MODE_32 : INSN_MODE_64];
 }
 
 uint64_t features_xcr0(void)

@@ -17,7 +17,7 @@ bool features_advertise(ZydisISASet set);
 
 /* A decoder that sees what a processor with these features sees: without LZCNT, CET or MPX their
  * encodings are those of older instructions. */
-void features_decoder(ZydisDecoder *decoder);
+void features_decoder(ZydisDecoder *decoder, bool code32);
 
 uint64_t features_xcr0(void);      /* that the guest may set */
 uint64_t features_host_xcr0(void); /* that the host's kernel has set */

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 DIFF := $(BUILD)/tests/diff/diff
-DIFF_OBJS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(if $(wildcard src/engine/interp/*.c),,%/guest.c),\
+DIFF_OBJS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(if $(wildcard src/engine/interp/*.c),,%/guest.c %/guest_machine.c),\
 	$(sort $(wildcard tests/diff/*.c)))) $(BUILD)/tests/diff/oracle_asm.o
 TEST_DEPS += $(DIFF)
 
@@ -14,5 +14,5 @@ ifneq ($(wildcard src/x86/cpuid.c),)
 endif
 
 # These run in the oracle's child, inside a signal handler and without a TLS.
-$(addprefix $(BUILD)/tests/diff/,oracle_child.o arena.o): ALL_CFLAGS += -fno-sanitize=all \
+$(addprefix $(BUILD)/tests/diff/,oracle_child.o arena.o legacy.o): ALL_CFLAGS += -fno-sanitize=all \
 	-fno-stack-protector -fno-builtin -mgeneral-regs-only -mfsgsbase

@@ -10,6 +10,9 @@
  *
  *      DIFF_DATA page   0   1   2   3   4   5   6   7   8   9
  *      permission       -   rw  rw  -   rw  r   -   r   rw  -
+ *
+ * A case of 32-bit code runs in the same space, through the segments of diff_ldt: on the processor
+ * in compatibility mode, in the guest in 32-bit protected mode with PAE paging.
  */
 #ifndef DOPPEL_TESTS_DIFF_DIFF_H
 #define DOPPEL_TESTS_DIFF_DIFF_H
@@ -44,6 +47,33 @@ int diff_arena_offset(uint64_t linear);
 /* The arena before any case: int3 in the code pages, fixed noise in the others. */
 void diff_arena_fill(uint8_t arena[DIFF_ARENA]);
 
+/* A user descriptor, entry i of the LDT (selector 8 * i + 7) while 32-bit code is tested; what
+ * modify_ldt(2) can make of one. */
+enum diff_contents { DIFF_DATA_UP, DIFF_DATA_DOWN, DIFF_CODE_SEGMENT };
+struct diff_descriptor {
+    uint32_t base, limit; /* limit: 20 bits */
+    uint8_t contents;     /* enum diff_contents */
+    bool pages;           /* the limit counts pages */
+    bool big;             /* D or B */
+    bool restricted;      /* data: read-only; code: execute-only */
+    bool absent;
+};
+#define DIFF_LDT 10u
+extern const struct diff_descriptor diff_ldt[DIFF_LDT];
+
+enum diff_selector {
+    DIFF_SELECTOR_CODE = 0x07,
+    DIFF_SELECTOR_FLAT = 0x0f,
+    DIFF_SELECTOR_WINDOW = 0x17, /* DIFF_DATA's pages */
+    DIFF_SELECTOR_CUT = 0x1f,    /* ends with DIFF_DATA page 4 */
+    DIFF_SELECTOR_DOWN = 0x27,   /* begins with DIFF_DATA page 5 */
+    DIFF_SELECTOR_READ_ONLY = 0x2f,
+    DIFF_SELECTOR_EXECUTE_ONLY = 0x37,
+    DIFF_SELECTOR_ABSENT = 0x3f,
+    DIFF_SELECTOR_STACK_16 = 0x47, /* DIFF_DATA's pages, B = 0 */
+    DIFF_SELECTOR_DOWN_16 = 0x4f,  /* DIFF_DATA page 2 to 15, B = 0 */
+};
+
 /* Registers before or after. Segments are selectors (of ES CS SS DS FS GS). */
 struct diff_state {
     uint64_t gpr[16];
@@ -68,6 +98,7 @@ struct diff_case {
      * iteration), PUSHF and IRET (they show TF), MOV SS (it holds the trap back), gathers and
      * scatters (TF's trap comes in lieu of an element's fault: SDM 2C, VPGATHERDD). */
     bool end_by_int3;
+    bool code32; /* 32-bit code */
     /* Addresses that the instruction may touch in any order; size 0: there are none such. */
     uint64_t unordered;
     uint32_t unordered_size;
@@ -116,6 +147,10 @@ struct diff_outcome {
         uint8_t bytes[DIFF_LINE];
     } line[DIFF_LINES_MAX];
 };
+
+/* The base of a segment that a case begins with (enum x86_segment_name; CS, DS… of 64-bit code: 0).
+ */
+uint64_t diff_segment_base(const struct diff_case *c, unsigned segment);
 
 /* Lays a case into the arena (code and patches), as both sides do before they run it. */
 void diff_case_lay(const struct diff_case *c, uint8_t arena[DIFF_ARENA]);

@@ -223,6 +223,7 @@ static void visit_modrm(struct walk *walk, struct form_template *t, bool all_rm)
 {
     struct form_choice c = {.vvvv = 0};
 
+    t->code32 = walk->f->code32;
     t->has_modrm = t->reg_free = t->rm_free = true;
     c.mask = t->mask_free;
     for (unsigned reg = 0; reg < 8; reg++) {
@@ -257,7 +258,7 @@ static void walk_legacy(struct walk *walk)
     for (unsigned map = 0; map < 4; map++)
         for (unsigned opcode = 0; opcode < 256; opcode++)
             for (unsigned p = 0; p < sizeof(prefixes); p++)
-                for (unsigned w = 0; w < 2; w++) {
+                for (unsigned w = 0; w < (walk->f->code32 ? 1 : 2); w++) {
                     struct form_template t = {.encoding = FORM_LEGACY,
                                               .prefixes = prefixes[p],
                                               .map = (uint8_t)map,
@@ -329,11 +330,12 @@ static bool ids_unique(const struct forms *f)
     return unique;
 }
 
-int forms_find(struct forms *f, struct error *e)
+int forms_find(struct forms *f, bool code32, struct error *e)
 {
     struct walk walk = {.f = f};
 
     memset(f, 0, sizeof(*f));
+    f->code32 = code32;
     f->form = calloc(FORMS_MAX, sizeof(*f->form));
     walk.table = calloc(TABLE_SIZE, sizeof(*walk.table));
     if (!f->form || !walk.table) {
@@ -341,7 +343,7 @@ int forms_find(struct forms *f, struct error *e)
         forms_fini(f);
         return error_set(e, ENOMEM, "no memory for the list of forms");
     }
-    features_decoder(&f->decoder);
+    features_decoder(&f->decoder, code32);
     walk_legacy(&walk);
     walk_vex(&walk);
     walk_evex(&walk);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The list of forms: every (mnemonic, encoding, operand kinds and sizes, LOCK/REP, broadcast or
- * rounding) that Zydis knows in 64-bit mode, that CPUID advertises to the guest. Found by walking
- * the opcode space (map x opcode x prefixes x W x L x ModRM) and keeping one template for each key.
+ * rounding) that Zydis knows in 64-bit mode (or for 32-bit code), that CPUID advertises to the
+ * guest. Found by walking the opcode space (map x opcode x prefixes x W x L x ModRM) and keeping
+ * one template for each key.
  */
 #ifndef DOPPEL_TESTS_DIFF_FORMS_H
 #define DOPPEL_TESTS_DIFF_FORMS_H
@@ -28,6 +29,7 @@ struct form_template {
     bool has_modrm, memory;
     bool reg_free, rm_free, opcode_free, v_free;
     bool mask_free, rounding_free, vsib;
+    bool code32; /* no REX, eight registers, 0x67 asks for 16-bit addresses */
 };
 
 struct form {
@@ -42,11 +44,12 @@ struct form {
 struct forms {
     struct form *form;
     unsigned count;
+    bool code32;
     ZydisDecoder decoder;
 };
 
 /* After features_init. -ENOMEM; -EEXIST when two keys share an id. */
-int forms_find(struct forms *f, struct error *e);
+int forms_find(struct forms *f, bool code32, struct error *e);
 void forms_fini(struct forms *f);
 
 uint64_t form_key(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands);

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "legacy.h"
 #include "values.h"
 
 #define TRIES    200
@@ -33,14 +34,15 @@ void generate_patch(struct generator *g, uint64_t linear, const void *bytes, uns
 
 static void choose_registers(struct random *r, const struct form_template *t, struct form_choice *c)
 {
-    uint8_t mask = t->encoding == FORM_EVEX ? 31 : 15;
+    uint8_t general = t->code32 ? 7 : 15;
+    uint8_t mask = t->code32 ? 7 : t->encoding == FORM_EVEX ? 31 : 15;
     uint64_t x = random_next(r);
 
     c->reg = x & mask;
     c->rm = x >> 8 & mask;
     c->vvvv = t->v_free ? x >> 16 & mask : 0;
-    c->base = x >> 24 & 15;
-    c->index = x >> 32 & (t->vsib ? mask : 15);
+    c->base = x >> 24 & general;
+    c->index = x >> 32 & (t->vsib ? mask : general);
     c->scale = x >> 40 & 3;
     if (random_chance(r, 15)) /* the same register twice */
         c->rm = c->reg;
@@ -175,10 +177,15 @@ bool generate_case(const struct forms *forms, uint32_t index, uint32_t number, u
     c->length = 0;
     if (!instance(&g, forms))
         return false;
+    c->code32 = forms->code32;
     value_state(&g.r, &c->in);
+    if (c->code32)
+        legacy_segments(&g.r, c);
     place(&g);
     generate_operands(&g);
     generate_special(&g);
     spoil(&g);
+    if (c->code32)
+        legacy_narrow(c);
     return true;
 }

@@ -24,6 +24,9 @@ bool generate_case(const struct forms *forms, uint32_t index, uint32_t number, u
 /* operands.c: gives each memory operand an address, the registers that lead there and data. */
 void generate_operands(struct generator *g);
 
+/* The segment of a memory operand (enum x86_segment_name). */
+unsigned generate_segment(const ZydisDecodedOperand *o);
+
 /* special.c: what single instructions need of their operands to get anywhere. */
 void generate_special(struct generator *g);
 

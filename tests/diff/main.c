@@ -34,11 +34,9 @@
 
 static const struct subject_ops *const subjects[] = {
 #ifdef DIFF_INTERP
-    &subject_interp,
-    &subject_bt,
-    &subject_bt_counting,
+    &subject_interp,    &subject_interp32,    &subject_bt, &subject_bt_counting,
 #endif
-    &subject_processor,
+    &subject_processor, &subject_processor32,
 };
 
 struct options {
@@ -253,7 +251,7 @@ static int run_worker(const struct options *o, const struct forms *forms, struct
     w->o = o;
     w->forms = forms;
     w->results = results;
-    err = oracle_create(&w->oracle, &e);
+    err = oracle_create(&w->oracle, o->subject->code32, &e);
     if (!err) {
         err = o->subject->create(&w->subject, &e);
         if (!err) {
@@ -424,7 +422,7 @@ int main(int argc, char **argv)
         fputs(usage, stderr);
         return EXIT_USAGE;
     }
-    if (features_init(&e) || forms_find(&forms, &e)) {
+    if (features_init(&e) || forms_find(&forms, o.subject->code32, &e)) {
         fprintf(stderr, "diff: %s\n", e.text);
         return EXIT_HOST;
     }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "generate.h"
+#include "legacy.h"
 #include "values.h"
 
 /* The general register behind a Zydis register used in an address, or -1. */
@@ -10,16 +11,10 @@ static int gpr_of(ZydisRegister reg)
 {
     ZydisRegisterClass class = ZydisRegisterGetClass(reg);
 
-    if (class != ZYDIS_REGCLASS_GPR64 && class != ZYDIS_REGCLASS_GPR32)
+    if (class != ZYDIS_REGCLASS_GPR64 && class != ZYDIS_REGCLASS_GPR32 &&
+        class != ZYDIS_REGCLASS_GPR16)
         return -1;
     return ZydisRegisterGetId(reg);
-}
-
-static uint64_t segment_base(const struct diff_state *s, ZydisRegister segment)
-{
-    return segment == ZYDIS_REGISTER_FS   ? s->fs_base
-           : segment == ZYDIS_REGISTER_GS ? s->gs_base
-                                          : 0;
 }
 
 /* RIP-relative and absolute operands: the displacement is all there is. */
@@ -28,11 +23,14 @@ static void aim_displacement(struct generator *g, uint64_t offset, bool rip_rela
     const struct ZydisDecodedInstructionRawDisp_ *d = &g->insn.raw.disp;
     uint64_t value = rip_relative ? offset - (g->c->in.rip + g->c->length) : offset;
     int32_t narrow = (int32_t)value;
+    int16_t word = (int16_t)value;
 
     if (d->size == 64)
         memcpy(g->c->bytes + d->offset, &value, 8);
     else if (d->size == 32)
         memcpy(g->c->bytes + d->offset, &narrow, 4);
+    else if (d->size == 16)
+        memcpy(g->c->bytes + d->offset, &word, 2);
 }
 
 /* base + index * scale + disp = offset, by the base if it is another register, else by both. */
@@ -78,6 +76,24 @@ static void aim_vector(struct generator *g, const ZydisDecodedOperand *o, uint64
         c->in.gpr[base] = address - (uint64_t)o->mem.disp.value;
 }
 
+unsigned generate_segment(const ZydisDecodedOperand *o)
+{
+    switch (o->mem.segment) {
+    case ZYDIS_REGISTER_ES:
+        return SEG_ES;
+    case ZYDIS_REGISTER_CS:
+        return SEG_CS;
+    case ZYDIS_REGISTER_SS:
+        return SEG_SS;
+    case ZYDIS_REGISTER_FS:
+        return SEG_FS;
+    case ZYDIS_REGISTER_GS:
+        return SEG_GS;
+    default:
+        return SEG_DS;
+    }
+}
+
 static void put_data(struct generator *g, uint64_t address, unsigned size)
 {
     uint8_t data[80];
@@ -101,9 +117,13 @@ static void aim(struct generator *g, unsigned i)
     const ZydisDecodedOperand *o = &g->operands[i];
     unsigned size = operand_bytes(o);
     uint64_t address = value_address(&g->r, size);
-    uint64_t offset = address - segment_base(&g->c->in, o->mem.segment);
-    bool stack =
-        o->mem.base == ZYDIS_REGISTER_RSP && o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN;
+    if (g->c->code32)
+        address = (uint32_t)address;
+    bool stack = (o->mem.base == ZYDIS_REGISTER_RSP || o->mem.base == ZYDIS_REGISTER_ESP) &&
+                 o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN;
+    if (g->c->code32 && g->insn.address_width == 16)
+        legacy_reach_by_word(&g->r, g->c, generate_segment(o));
+    uint64_t base = diff_segment_base(g->c, generate_segment(o)), offset = address - base;
 
     g->target[i] = address;
     if (o->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
@@ -112,7 +132,7 @@ static void aim(struct generator *g, unsigned i)
     }
     if (stack && random_chance(&g->r, 70)) { /* a push goes below, a pop above */
         address = g->target[i] = DIFF_DATA + DIFF_PAGE + random_below(&g->r, 1022) * 8;
-        offset = address;
+        offset = address - base;
     }
     if (stack && (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
         offset += size;

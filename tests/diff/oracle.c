@@ -63,7 +63,17 @@ static uint32_t component_offset(unsigned component)
     return b;
 }
 
-static int check_host(struct oracle_xsave *x, struct error *e)
+/* A kernel may be built without (CONFIG_MODIFY_LDT_SYSCALL). */
+static int check_ldt(struct error *e)
+{
+    uint8_t byte;
+
+    if (syscall(SYS_modify_ldt, 0, &byte, (unsigned long)sizeof(byte)) < 0)
+        return error_set(e, ENOTSUP, "the host's kernel has no modify_ldt: %s", strerror(errno));
+    return 0;
+}
+
+static int check_host(struct oracle_xsave *x, bool code32, struct error *e)
 {
     uint32_t a, b, c, d;
 
@@ -76,10 +86,10 @@ static int check_host(struct oracle_xsave *x, struct error *e)
     x->zmm_high = component_offset(6);
     x->zmm_upper = component_offset(7);
     x->mask = features_host_xcr0() & (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512);
-    return 0;
+    return code32 ? check_ldt(e) : 0;
 }
 
-int oracle_create(struct oracle **out, struct error *e)
+int oracle_create(struct oracle **out, bool code32, struct error *e)
 {
     struct oracle *o = calloc(1, sizeof(*o));
     int err;
@@ -93,7 +103,8 @@ int oracle_create(struct oracle **out, struct error *e)
         err = error_set(e, errno, "no shared memory for the oracle: %s", strerror(errno));
         o->shared = o->shared == MAP_FAILED ? NULL : o->shared;
     } else {
-        err = check_host(&o->shared->xsave, e);
+        o->shared->code32 = code32;
+        err = check_host(&o->shared->xsave, code32, e);
     }
     if (!err)
         err = start_child(o, e);

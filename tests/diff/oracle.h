@@ -19,8 +19,9 @@
 
 struct oracle;
 
-/* -ENOTSUP with the sentence when the host's kernel lacks FSGSBASE or XSAVE. */
-int oracle_create(struct oracle **out, struct error *e);
+/* code32: cases of 32-bit code come, and only those. -ENOTSUP with the sentence when the host's
+ * kernel lacks FSGSBASE or XSAVE, or for code32 modify_ldt. */
+int oracle_create(struct oracle **out, bool code32, struct error *e);
 void oracle_destroy(struct oracle *o);
 
 /* The caller fills oracle_cases()[0 … n-1] and reads oracle_outcomes() after the run. A child that

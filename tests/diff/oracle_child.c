@@ -3,6 +3,7 @@
  * calls that the compiler could make to libc (build.mk). */
 #include "oracle_child.h"
 
+#include <asm/ldt.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
@@ -128,6 +129,14 @@ static void collect_segments(struct diff_state *s, const greg_t *g)
     __asm__ volatile("rdgsbase %0" : "=r"(s->gs_base));
 }
 
+static void load_segments32(const struct diff_state *s)
+{
+    __asm__ volatile("mov %0, %%es; mov %1, %%ds; mov %2, %%fs; mov %3, %%gs"
+                     :
+                     : "r"((uint32_t)s->selector[SEG_ES]), "r"((uint32_t)s->selector[SEG_DS]),
+                       "r"((uint32_t)s->selector[SEG_FS]), "r"((uint32_t)s->selector[SEG_GS]));
+}
+
 static void load_segments(const struct diff_state *s)
 {
     uint32_t null = 0;
@@ -185,7 +194,10 @@ static void load(const struct diff_case *c, ucontext_t *u)
     g[REG_CSGSFS] =
         (greg_t)((uint64_t)c->in.selector[SEG_CS] | (uint64_t)c->in.selector[SEG_SS] << 48);
     vector_to_frame(&c->in.vector, (uint8_t *)u->uc_mcontext.fpregs);
-    load_segments(&c->in);
+    if (c->code32)
+        load_segments32(&c->in);
+    else
+        load_segments(&c->in);
 }
 
 static void next_batch(void)
@@ -258,6 +270,26 @@ static bool map_arena(int fd)
     return true;
 }
 
+static bool make_ldt(void)
+{
+    for (unsigned i = 0; i < DIFF_LDT; i++) {
+        const struct diff_descriptor *d = &diff_ldt[i];
+        struct user_desc u = {
+            .entry_number = i,
+            .base_addr = d->base,
+            .limit = d->limit,
+            .seg_32bit = d->big,
+            .contents = d->contents,
+            .read_exec_only = d->restricted,
+            .limit_in_pages = d->pages,
+            .seg_not_present = d->absent,
+        };
+        if (syscall(SYS_modify_ldt, 1, &u, (unsigned long)sizeof(u)) != 0)
+            return false;
+    }
+    return true;
+}
+
 _Noreturn void oracle_child(struct oracle_shared *shared, int arena_fd)
 {
     static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
@@ -267,7 +299,7 @@ _Noreturn void oracle_child(struct oracle_shared *shared, int arena_fd)
     child.shared = shared;
     action.sa_handler = oracle_entry;
     sigfillset(&action.sa_mask);
-    if (!map_arena(arena_fd) || sigaltstack(&stack, NULL))
+    if (!map_arena(arena_fd) || (shared->code32 && !make_ldt()) || sigaltstack(&stack, NULL))
         _exit(1);
     for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
         if (sigaction(signals[i], &action, NULL))

@@ -18,6 +18,7 @@ struct oracle_shared {
     _Atomic uint32_t done;  /* a futex: batches that the child has finished */
     _Atomic uint32_t index; /* of the case that runs */
     uint32_t first, count;  /* of the batch: cases first … count-1 */
+    bool code32;
     struct oracle_xsave xsave;
     struct diff_case cases[ORACLE_BATCH];
     struct diff_outcome outcomes[ORACLE_BATCH];

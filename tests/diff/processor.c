@@ -5,13 +5,23 @@
 #include "oracle.h"
 #include "subject.h"
 
-static int create(void **subject, struct error *e)
+static int create(void **subject, bool code32, struct error *e)
 {
     struct oracle *o = NULL;
-    int err = oracle_create(&o, e);
+    int err = oracle_create(&o, code32, e);
 
     *subject = o;
     return err;
+}
+
+static int create64(void **subject, struct error *e)
+{
+    return create(subject, false, e);
+}
+
+static int create32(void **subject, struct error *e)
+{
+    return create(subject, true, e);
 }
 
 static void destroy(void *subject)
@@ -31,4 +41,5 @@ static int run(void *subject, const struct diff_case *cases, const struct diff_o
     return err;
 }
 
-const struct subject_ops subject_processor = {"processor", create, destroy, run, NULL};
+const struct subject_ops subject_processor = {"processor", false, create64, destroy, run, NULL};
+const struct subject_ops subject_processor32 = {"processor32", true, create32, destroy, run, NULL};

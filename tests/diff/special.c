@@ -6,6 +6,7 @@
 
 #include "advertised.h"
 #include "generate.h"
+#include "legacy.h"
 #include "values.h"
 
 #define IMAGE_MAX 2688 /* of XSAVE: all components up to AVX-512's */
@@ -34,6 +35,11 @@ static int register_operand(const struct generator *g, unsigned i)
     default:
         return -1;
     }
+}
+
+static uint16_t selector(struct generator *g)
+{
+    return g->c->code32 ? legacy_selector(&g->r) : value_selector(&g->r);
 }
 
 static void patch_target(struct generator *g, int operand, const void *bytes, unsigned n)
@@ -130,16 +136,15 @@ static void fit_host_width(struct generator *g)
 
 static void selector_operand(struct generator *g)
 {
-    uint16_t selector = value_selector(&g->r);
+    uint16_t first = selector(g), second = selector(g);
 
     for (unsigned i = 0; i < g->insn.operand_count_visible; i++) {
         int reg = register_operand(g, i);
         if (reg >= 0 && (g->operands[i].actions & ZYDIS_OPERAND_ACTION_MASK_READ))
-            g->c->in.gpr[reg] = (g->c->in.gpr[reg] & ~UINT64_C(0xffff)) | selector;
+            g->c->in.gpr[reg] = (g->c->in.gpr[reg] & ~UINT64_C(0xffff)) | first;
     }
-    patch_target(g, memory_operand(g, false), &selector, 2);
-    selector = value_selector(&g->r);
-    patch_target(g, memory_operand(g, true), &selector, 2); /* POP FS, POP GS */
+    patch_target(g, memory_operand(g, false), &first, 2);
+    patch_target(g, memory_operand(g, true), &second, 2); /* POP FS, POP GS */
 }
 
 static void near_branch(struct generator *g)
@@ -169,17 +174,25 @@ static void frame_put(struct frame *f, uint64_t value, unsigned size)
     f->n += size;
 }
 
+static uint16_t user_code(const struct generator *g)
+{
+    return g->c->code32 ? DIFF_SELECTOR_CODE : 0x33;
+}
+
 /* JMP, CALL, LFS … m16:16/32/64: offset, selector. */
 static void far_pointer(struct generator *g, uint16_t usual)
 {
     struct frame f = {.n = 0};
     unsigned size = g->insn.operand_width / 8;
     int memory = memory_operand(g, false);
+    bool direct = g->operands[0].type == ZYDIS_OPERAND_TYPE_POINTER;
 
     if (memory >= 0 && g->operands[memory].size >= 32)
         size = g->operands[memory].size / 8 - 2;
     frame_put(&f, value_code_address(&g->r), size);
-    frame_put(&f, random_chance(&g->r, 50) ? usual : value_selector(&g->r), 2);
+    frame_put(&f, random_chance(&g->r, 50) ? usual : selector(g), 2);
+    if (direct)
+        memcpy(g->c->bytes + g->insn.raw.imm[0].offset, f.bytes, f.n);
     patch_target(g, memory, f.bytes, f.n);
 }
 
@@ -198,16 +211,17 @@ static void far_return(struct generator *g, bool iret)
             int3 ? DIFF_CODE + random_below(r, DIFF_CODE_PAGES * DIFF_PAGE) : value_code_address(r);
     while (iret && target - (g->c->in.rip - 16) < 32);
     frame_put(&f, target, size);
-    frame_put(&f, random_chance(r, 60) ? 0x33 : value_selector(r), size);
+    frame_put(&f, random_chance(r, 60) ? user_code(g) : selector(g), size);
     if (iret) {
         if (random_chance(r, 10))
             flags |= FLAG_ID | FLAG_IOPL;
         frame_put(&f, flags, size);
         frame_put(&f, value_integer(r), size);
-        frame_put(&f, random_chance(r, 60) ? 0x2b : value_selector(r), size);
+        frame_put(&f, random_chance(r, 60) ? 0x2b : selector(g), size);
     }
-    g->c->in.gpr[RSP] = value_address(r, f.n);
-    generate_patch(g, g->c->in.gpr[RSP], f.bytes, f.n);
+    uint64_t stack = value_address(r, f.n);
+    g->c->in.gpr[RSP] = stack - diff_segment_base(g->c, SEG_SS);
+    generate_patch(g, stack, f.bytes, f.n);
 }
 
 static void pop_flags(struct generator *g)
@@ -255,7 +269,7 @@ static uint64_t align_target(struct generator *g, unsigned alignment)
     uint64_t *gpr = g->c->in.gpr;
 
     if (memory >= 0 && random_chance(&g->r, 80) && o->mem.base != ZYDIS_REGISTER_NONE &&
-        ZydisRegisterGetClass(o->mem.base) == ZYDIS_REGCLASS_GPR64 &&
+        (g->c->code32 || ZydisRegisterGetClass(o->mem.base) == ZYDIS_REGCLASS_GPR64) &&
         o->mem.index == ZYDIS_REGISTER_NONE) {
         gpr[ZydisRegisterGetId(o->mem.base)] -= g->target[memory] % alignment;
         g->target[memory] -= g->target[memory] % alignment;
@@ -382,6 +396,8 @@ static void special_by_mnemonic(struct generator *g)
     case ZYDIS_MNEMONIC_LFS:
     case ZYDIS_MNEMONIC_LGS:
     case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_LDS:
+    case ZYDIS_MNEMONIC_LES:
         far_pointer(g, 0x2b);
         break;
     case ZYDIS_MNEMONIC_IRET:
@@ -390,6 +406,7 @@ static void special_by_mnemonic(struct generator *g)
         far_return(g, true);
         break;
     case ZYDIS_MNEMONIC_POPF:
+    case ZYDIS_MNEMONIC_POPFD:
     case ZYDIS_MNEMONIC_POPFQ:
         pop_flags(g);
         break;
@@ -438,6 +455,7 @@ static void special_by_mnemonic(struct generator *g)
 static uint64_t linear_of(const struct generator *g, int memory)
 {
     const struct diff_state *s = &g->c->in;
+    uint64_t base = diff_segment_base(g->c, generate_segment(&g->operands[memory]));
     ZydisRegisterContext context = {0};
     ZydisDecodedOperand operand = g->operands[memory], *o = &operand;
     ZyanU64 offset;
@@ -451,11 +469,11 @@ static uint64_t linear_of(const struct generator *g, int memory)
         context.values[ZYDIS_REGISTER_RAX + i] = context.values[ZYDIS_REGISTER_EAX + i] = s->gpr[i];
     for (unsigned i = 0; i < 16; i++)
         context.values[ZYDIS_REGISTER_EAX + i] &= UINT32_MAX;
+    for (unsigned i = 0; i < 8; i++)
+        context.values[ZYDIS_REGISTER_AX + i] = s->gpr[i] & UINT16_MAX;
     if (ZYAN_FAILED(ZydisCalcAbsoluteAddressEx(&g->insn, o, s->rip, &context, &offset)))
         return g->target[memory];
-    return offset + (o->mem.segment == ZYDIS_REGISTER_FS   ? s->fs_base
-                     : o->mem.segment == ZYDIS_REGISTER_GS ? s->gs_base
-                                                           : 0);
+    return offset + base;
 }
 
 /* A store of some elements: CR2 is any byte of the operand (the processor reports now an element's
@@ -479,15 +497,17 @@ static bool is_masked_store(const struct generator *g, int memory)
  * by its size, and fault accordingly. */
 static bool mark_far_pointer(struct generator *g, int memory)
 {
-    bool loads = g->form->mnemonic == ZYDIS_MNEMONIC_LSS ||
-                 g->form->mnemonic == ZYDIS_MNEMONIC_LFS ||
-                 g->form->mnemonic == ZYDIS_MNEMONIC_LGS ||
-                 g->insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+    bool loads =
+        g->form->mnemonic == ZYDIS_MNEMONIC_LSS || g->form->mnemonic == ZYDIS_MNEMONIC_LFS ||
+        g->form->mnemonic == ZYDIS_MNEMONIC_LGS || g->form->mnemonic == ZYDIS_MNEMONIC_LDS ||
+        g->form->mnemonic == ZYDIS_MNEMONIC_LES ||
+        g->insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
     if (!loads || memory < 0)
         return false;
     uint64_t linear = linear_of(g, memory);
     unsigned size = g->operands[memory].size / 8;
-    if (linear >> 47 == (linear + size - 1) >> 47)
+    bool call = g->form->mnemonic == ZYDIS_MNEMONIC_CALL;
+    if ((!g->c->code32 || call) && linear >> 47 == (linear + size - 1) >> 47)
         return false;
     g->c->unordered = linear;
     g->c->unordered_size = size;
@@ -525,8 +545,8 @@ static void mark_unordered(struct generator *g)
         /* Two words pushed, by the stack width of the mode it leads to. */
         if (g->insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
             c->unordered_size = g->insn.operand_width / 8 * 2;
-            c->unordered = c->in.gpr[RSP] - c->unordered_size;
             c->unordered_mask = UINT32_MAX;
+            c->unordered = legacy_stack(c, -(int64_t)c->unordered_size);
             c->partial_store = true;
         }
         return;
@@ -535,6 +555,14 @@ static void mark_unordered(struct generator *g)
     case ZYDIS_MNEMONIC_IRETQ:
         stack = true;
         break;
+    case ZYDIS_MNEMONIC_FBSTP: /* eight bytes and two, of which a limit may cut off some */
+    case ZYDIS_MNEMONIC_FSTP:
+        if (!c->code32 || memory < 0 || g->operands[memory].size != 80)
+            return;
+        c->unordered = linear_of(g, memory);
+        c->unordered_size = 10;
+        c->partial_store = true;
+        return;
     case ZYDIS_MNEMONIC_FLDENV:
     case ZYDIS_MNEMONIC_FNSTENV:
     case ZYDIS_MNEMONIC_FRSTOR:
@@ -556,7 +584,7 @@ static void mark_unordered(struct generator *g)
         return;
     }
     if (stack) {
-        c->unordered = c->in.gpr[RSP];
+        c->unordered = legacy_stack(c, 0);
         c->unordered_size = 5 * 8;
     } else if (memory >= 0) {
         c->unordered = linear_of(g, memory);
@@ -568,7 +596,9 @@ void generate_special(struct generator *g)
 {
     g->c->unordered = g->c->unordered_size = 0;
     g->c->partial_store = false;
-    g->c->unordered_mask = g->insn.address_width == 32 ? UINT32_MAX : UINT64_MAX;
+    g->c->unordered_mask = g->insn.address_width == 16   ? UINT16_MAX
+                           : g->insn.address_width == 32 ? UINT32_MAX
+                                                         : UINT64_MAX;
     g->c->partial_load =
         g->form->mnemonic == ZYDIS_MNEMONIC_XRSTOR || g->form->mnemonic == ZYDIS_MNEMONIC_XRSTOR64;
     if (g->insn.meta.category == ZYDIS_CATEGORY_STRINGOP)
@@ -579,7 +609,7 @@ void generate_special(struct generator *g)
         if (g->form->mnemonic == ZYDIS_MNEMONIC_RET)
             far_return(g, false);
         else
-            far_pointer(g, 0x33);
+            far_pointer(g, user_code(g));
     } else if (g->insn.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE) {
         near_branch(g);
     }

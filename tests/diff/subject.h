@@ -9,6 +9,7 @@
 
 struct subject_ops {
     const char *name;
+    bool code32; /* for cases of 32-bit code */
     int (*create)(void **subject, struct error *e);
     void (*destroy)(void *subject);
     /* processor: what the oracle has found. */
@@ -18,7 +19,9 @@ struct subject_ops {
 };
 
 extern const struct subject_ops subject_processor;
+extern const struct subject_ops subject_processor32;
 extern const struct subject_ops subject_interp;
+extern const struct subject_ops subject_interp32;    /* in 32-bit protected mode */
 extern const struct subject_ops subject_bt;          /* with no limit of instructions */
 extern const struct subject_ops subject_bt_counting; /* with one */
 

@@ -58,7 +58,7 @@ static unsigned write_legacy(const struct form_template *t, const struct form_ch
     uint8_t rex = (uint8_t)(t->w << 3 | e.r << 2 | e.x << 1 | e.b);
     unsigned n = 0;
 
-    if (rex || c->force_rex)
+    if (!t->code32 && (rex || c->force_rex))
         out[n++] = 0x40 | rex;
     if (t->map)
         out[n++] = 0x0f;

@@ -45,6 +45,11 @@ void copy_run(struct vcpu *v, const struct copy_code *code, uint64_t effective_a
 
 /* XSAVE, XSAVEOPT, XSAVEC, XRSTOR, FXSAVE, FXRSTOR, by hand on v->vector with
  * guest XCR0, at the linear address; raise as the manual says. */
+#define FPU_FXSAVE_BYTES 512u
+/* How many bytes XSAVE, or XRSTOR of the image at linear, asks for by this mask. The latter raises.
+ */
+unsigned fpu_xsave_extent(const struct vcpu *v, uint64_t mask, bool compact);
+unsigned fpu_xrstor_extent(struct vcpu *v, uint64_t linear, uint64_t mask);
 void fpu_xsave(struct vcpu *v, uint64_t linear, uint64_t mask, bool compact, bool optimized,
                bool rex_w);
 void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w);
@@ -52,6 +57,8 @@ void fpu_fxsave(struct vcpu *v, uint64_t linear, bool rex_w);
 void fpu_fxrstor(struct vcpu *v, uint64_t linear, bool rex_w);
 /* FNSTENV or FNSAVE, FLDENV or FRSTOR (with `registers`) in the format of the mode; size = 2 or 4,
  * of each field. environment.c. */
+/* Raises as FNSTENV and FNSAVE do, or with `waits` FLDENV and FRSTOR, before their operand. */
+void fpu_check_environment(struct vcpu *v, bool waits);
 void fpu_store_environment(struct vcpu *v, uint64_t linear, unsigned size, bool registers);
 void fpu_load_environment(struct vcpu *v, uint64_t linear, unsigned size, bool registers);
 /* What follows from a loaded x87 image: reserved bits, FSW.ES and B. */

@@ -271,6 +271,13 @@ static uint8_t *write_evex(uint8_t *o, const struct encode_plan *p, struct field
     return o + sizeof e;
 }
 
+/* Its W chooses the width of EAX and EDX, hidden operands. */
+static bool hides_width(const ZydisDecodedInstruction *insn)
+{
+    return insn->mnemonic == ZYDIS_MNEMONIC_VPCMPESTRI ||
+           insn->mnemonic == ZYDIS_MNEMONIC_VPCMPESTRM;
+}
+
 /* Is what was written the instruction that was asked for? */
 static bool same_instruction(const struct encode_plan *p, const ZydisDecodedInstruction *insn,
                              const ZydisDecodedOperand *operands)
@@ -293,6 +300,9 @@ static bool same_instruction(const struct encode_plan *p, const ZydisDecodedInst
             continue;
         bool renamed_stack =
             is_gpr(ZydisRegisterGetClass(a->reg.value)) && ZydisRegisterGetId(a->reg.value) == RSP;
+        if (hides_width(insn) && a->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
+            ZydisRegisterGetId(a->reg.value) == ZydisRegisterGetId(b->reg.value))
+            continue;
         bool flags = ZydisRegisterGetClass(a->reg.value) == ZYDIS_REGCLASS_FLAGS;
         if (!flags && (!renamed_stack || a->size != b->size))
             return false;
@@ -367,8 +377,10 @@ bool encode_plan(struct encode_plan *p, const ZydisDecodedInstruction *insn,
     note_flags(p, insn);
     if (!choose_registers(p))
         return false;
-    /* W is ignored outside 64-bit mode where it would choose a 64-bit general register. */
-    return write_instruction(p, insn, operands, bytes, false) ||
-           (p->form != ENCODE_LEGACY && insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 &&
-            write_instruction(p, insn, operands, bytes, true));
+    /* W is ignored outside 64-bit mode where it would choose a 64-bit general register; a
+     * hidden one does not show in the comparison. */
+    bool w_ignored = p->form != ENCODE_LEGACY && insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
+    return (!(w_ignored && hides_width(insn)) &&
+            write_instruction(p, insn, operands, bytes, false)) ||
+           (w_ignored && write_instruction(p, insn, operands, bytes, true));
 }

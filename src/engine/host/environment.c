@@ -66,18 +66,25 @@ static void put_environment(const struct vcpu *v, unsigned size, uint8_t *o)
         memcpy(o + i * size, &f[i], size);
 }
 
-/* The registers stay where they are: ST is put into the order of the new TOP. */
+/* TOP changes, the registers stay where they are: ST is put into the order of the new TOP. */
+static void set_status(struct x86_vector *s, uint16_t fsw)
+{
+    uint64_t physical[16];
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(&physical[2 * ((top_of(s) + i) & 7)], &s->st[2 * i], 16);
+    s->fsw = fsw;
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(&s->st[2 * i], &physical[2 * ((top_of(s) + i) & 7)], 16);
+}
+
 static void get_environment(struct vcpu *v, unsigned size, const uint8_t *o)
 {
     struct x86_vector *s = &v->vector;
     uint32_t f[7] = {0};
-    uint64_t physical[16];
-    for (unsigned i = 0; i < 8; i++)
-        memcpy(&physical[2 * ((top_of(s) + i) & 7)], &s->st[2 * i], 16);
     for (unsigned i = 0; i < 7; i++)
         memcpy(&f[i], o + i * size, size);
     s->fcw = (uint16_t)f[0];
-    s->fsw = (uint16_t)f[1];
+    set_status(s, (uint16_t)f[1]);
     s->ftw = 0;
     for (unsigned i = 0; i < 8; i++)
         if ((f[2] >> (2 * i) & 3) != TAG_EMPTY)
@@ -91,11 +98,9 @@ static void get_environment(struct vcpu *v, unsigned size, const uint8_t *o)
     } else {
         s->fop = size == 4 ? f[4] >> 16 & 0x7ff : 0;
     }
-    for (unsigned i = 0; i < 8; i++)
-        memcpy(&s->st[2 * i], &physical[2 * ((top_of(s) + i) & 7)], 16);
 }
 
-static void check(struct vcpu *v, bool waits)
+void fpu_check_environment(struct vcpu *v, bool waits)
 {
     if (v->cr0 & (CR0_EM | CR0_TS))
         x86_raise(v, VECTOR_NM);
@@ -108,7 +113,6 @@ void fpu_store_environment(struct vcpu *v, uint64_t linear, unsigned size, bool 
     uint8_t o[AREA_MAX + REGISTERS];
     struct x86_vector *s = &v->vector;
     unsigned n = 7 * size;
-    check(v, false);
     put_environment(v, size, o);
     for (unsigned i = 0; i < 8 && registers; i++, n += 10)
         memcpy(o + n, &s->st[2 * i], 10);
@@ -117,7 +121,8 @@ void fpu_store_environment(struct vcpu *v, uint64_t linear, unsigned size, bool 
         s->fcw |= MASKS;
     } else { /* as FNINIT */
         s->fcw = FCW_INITIAL;
-        s->fsw = s->fop = 0;
+        set_status(s, 0);
+        s->fop = 0;
         s->ftw = 0;
         s->fip = s->fdp = 0;
     }
@@ -129,7 +134,6 @@ void fpu_load_environment(struct vcpu *v, uint64_t linear, unsigned size, bool r
     uint8_t o[AREA_MAX + REGISTERS];
     struct x86_vector *s = &v->vector;
     unsigned n = 7 * size;
-    check(v, true);
     tlb_read_bytes(v, (enum tlb_reach)v->reach, linear, o, n + (registers ? REGISTERS : 0));
     get_environment(v, size, o);
     for (unsigned i = 0; i < 8 && registers; i++, n += 10) {

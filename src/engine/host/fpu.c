@@ -183,7 +183,8 @@ static uint64_t in_use(const struct vcpu *v)
     bv |= (uint64_t)any_set(v, 0, 16, 2, 4) << AVX;
     bv |= (uint64_t)(k != 0) << OPMASK;
     bv |= (uint64_t)any_set(v, 0, 16, 4, 8) << ZMM_HI256;
-    bv |= (uint64_t)any_set(v, 16, 16, 0, 8) << HI16_ZMM;
+    if (v->code64) /* elsewhere processors take it for initial */
+        bv |= (uint64_t)any_set(v, 16, 16, 0, 8) << HI16_ZMM;
     return bv;
 }
 
@@ -236,6 +237,32 @@ static bool legacy_touched(uint64_t written, uint64_t mxcsr)
     return (written & (XCR0_X87 | XCR0_SSE)) || (mxcsr & (XCR0_SSE | XCR0_AVX));
 }
 
+/* To the end of the last component asked for, even of registers that only 64-bit mode has. */
+static unsigned extent(uint64_t rfbm, uint64_t compact_bv)
+{
+    for (unsigned i = COMPONENTS; i-- > AVX;)
+        if (rfbm >> i & 1)
+            return offset_of(i, compact_bv) + component_size(i);
+    return AREA_OFFSET;
+}
+
+unsigned fpu_xsave_extent(const struct vcpu *v, uint64_t mask, bool compact)
+{
+    uint64_t rfbm = mask & v->xcr0;
+    return extent(rfbm, compact ? rfbm | COMPACT : 0);
+}
+
+unsigned fpu_xrstor_extent(struct vcpu *v, uint64_t linear, uint64_t mask)
+{
+    uint64_t compact_bv;
+    if (linear & 63)
+        return AREA_OFFSET; /* fpu_xrstor refuses it */
+    read_guest(v, linear + HEADER_OFFSET + 8, &compact_bv, 8);
+    if (!(compact_bv & COMPACT))
+        compact_bv = 0;
+    return extent(mask & v->xcr0 & (compact_bv ? compact_bv : UINT64_MAX), compact_bv);
+}
+
 void fpu_xsave(struct vcpu *v, uint64_t linear, uint64_t mask, bool compact, bool optimized,
                bool rex_w)
 {
@@ -251,6 +278,9 @@ void fpu_xsave(struct vcpu *v, uint64_t linear, uint64_t mask, bool compact, boo
     for (unsigned i = AVX; i < COMPONENTS; i++)
         if ((written >> i & 1) && reached(v, i))
             probe_guest(v, linear + offset_of(i, compact_bv), reached(v, i));
+
+    if (!v->code64) /* processors touch the last byte, written or not */
+        probe_guest(v, linear + extent(rfbm, compact_bv) - 1, 1);
 
     uint64_t header[2] = {used & rfbm, compact_bv};
     if (!compact) {
@@ -288,15 +318,10 @@ static void check_header(struct vcpu *v, const uint64_t header[8])
  * loaded or not. */
 static void probe_extent(struct vcpu *v, uint64_t linear, uint64_t rfbm, uint64_t compact_bv)
 {
-    uint64_t last;
     uint8_t byte;
-    unsigned i = COMPONENTS;
     if (compact_bv & COMPACT)
         rfbm &= compact_bv;
-    while (i > AVX && !((rfbm >> (i - 1) & 1) && reached(v, i - 1)))
-        i--;
-    last = i > AVX ? offset_of(i - 1, compact_bv) + reached(v, i - 1) : AREA_OFFSET;
-    read_guest(v, linear + last - 1, &byte, 1);
+    read_guest(v, linear + extent(rfbm, compact_bv) - 1, &byte, 1);
 }
 
 void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)

@@ -8,10 +8,11 @@ static uint64_t requested(const struct vcpu *v)
     return v->gpr[RDX] << 32 | (uint32_t)v->gpr[RAX];
 }
 
-/* The areas are checked as far as they are touched, so only the first byte's address here. */
-static uint64_t area(struct vcpu *v, const struct insn *i, bool write)
+/* In 64-bit mode the areas are checked as far as they are touched, so only the first byte's address
+ * here; elsewhere n bytes must lie in the segment. */
+static uint64_t area(struct vcpu *v, const struct insn *i, unsigned n, bool write)
 {
-    return mem_linear(v, i, 1, write);
+    return mem_linear(v, i, v->code64 ? 1 : n, write);
 }
 
 static bool rex_w(const struct insn *i)
@@ -33,25 +34,29 @@ static const struct insn *xsave(struct vcpu *v, const struct insn *i)
 {
     bool compact = i->op == ZYDIS_MNEMONIC_XSAVEC || i->op == ZYDIS_MNEMONIC_XSAVEC64;
     bool optimized = i->op == ZYDIS_MNEMONIC_XSAVEOPT || i->op == ZYDIS_MNEMONIC_XSAVEOPT64;
-    fpu_xsave(v, area(v, i, true), requested(v), compact, optimized, rex_w(i));
+    unsigned n = fpu_xsave_extent(v, requested(v), compact);
+    fpu_xsave(v, area(v, i, n, true), requested(v), compact, optimized, rex_w(i));
     return insn_next(v, i);
 }
 
 static const struct insn *xrstor(struct vcpu *v, const struct insn *i)
 {
-    fpu_xrstor(v, area(v, i, false), requested(v), rex_w(i));
+    uint64_t linear = area(v, i, fpu_xsave_extent(v, 0, false), false);
+    if (!v->code64)
+        area(v, i, fpu_xrstor_extent(v, linear, requested(v)), false);
+    fpu_xrstor(v, linear, requested(v), rex_w(i));
     return insn_next(v, i);
 }
 
 static const struct insn *fxsave(struct vcpu *v, const struct insn *i)
 {
-    fpu_fxsave(v, area(v, i, true), rex_w(i));
+    fpu_fxsave(v, area(v, i, FPU_FXSAVE_BYTES, true), rex_w(i));
     return insn_next(v, i);
 }
 
 static const struct insn *fxrstor(struct vcpu *v, const struct insn *i)
 {
-    fpu_fxrstor(v, area(v, i, false), rex_w(i));
+    fpu_fxrstor(v, area(v, i, FPU_FXSAVE_BYTES, false), rex_w(i));
     return insn_next(v, i);
 }
 
@@ -61,6 +66,7 @@ static const struct insn *environment(struct vcpu *v, const struct insn *i)
     bool registers = i->op == ZYDIS_MNEMONIC_FNSAVE || i->op == ZYDIS_MNEMONIC_FRSTOR;
     bool stores = i->op == ZYDIS_MNEMONIC_FNSAVE || i->op == ZYDIS_MNEMONIC_FNSTENV;
     unsigned size = i->size == 14 || i->size == 94 ? 2 : 4;
+    fpu_check_environment(v, !stores); /* before the operand is looked at */
     uint64_t linear = mem_linear(v, i, 7 * size + (registers ? 80 : 0), stores);
     if (stores)
         fpu_store_environment(v, linear, size, registers);

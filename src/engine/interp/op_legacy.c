@@ -14,7 +14,10 @@ static void set_szp(struct vcpu *v, uint8_t value)
     set_flag(v, FLAG_PF, !__builtin_parity(value));
 }
 
-/* DAA, DAS (SDM 2A). OF is undefined: left alone. */
+/* What SDM 2A leaves undefined in these six is as Intel's processors have it: OF is 0, AAA and AAS
+ * set SF, ZF and PF by AL, AAM clears CF and AF, AAD sets all by its addition (tests/diff). */
+
+/* DAA, DAS (SDM 2A). */
 static const struct insn *decimal(struct vcpu *v, const struct insn *i)
 {
     int sign = i->op == ZYDIS_MNEMONIC_DAA ? 1 : -1;
@@ -33,6 +36,7 @@ static const struct insn *decimal(struct vcpu *v, const struct insn *i)
     reg_write(v, RAX * 8, al, 1);
     set_flag(v, FLAG_AF, low);
     set_flag(v, FLAG_CF, carry);
+    set_flag(v, FLAG_OF, false);
     set_szp(v, al);
     return insn_next(v, i);
 }
@@ -46,6 +50,8 @@ static const struct insn *ascii(struct vcpu *v, const struct insn *i)
         ax = (uint16_t)(i->op == ZYDIS_MNEMONIC_AAA ? ax + 0x106 : ax - 0x106);
     reg_write(v, RAX * 8, ax & 0xff0f, 2);
     set_flag(v, FLAG_AF | FLAG_CF, adjust);
+    set_flag(v, FLAG_OF, false);
+    set_szp(v, ax & 0x0f);
     return insn_next(v, i);
 }
 
@@ -55,6 +61,7 @@ static const struct insn *ascii_multiply(struct vcpu *v, const struct insn *i)
     if (base == 0)
         x86_raise(v, VECTOR_DE);
     reg_write(v, RAX * 8, (uint64_t)(al / base) << 8 | al % base, 2);
+    set_flag(v, FLAG_AF | FLAG_CF | FLAG_OF, false);
     set_szp(v, al % base);
     return insn_next(v, i);
 }
@@ -62,8 +69,12 @@ static const struct insn *ascii_multiply(struct vcpu *v, const struct insn *i)
 static const struct insn *ascii_divide(struct vcpu *v, const struct insn *i)
 {
     uint16_t ax = (uint16_t)v->gpr[RAX];
-    uint8_t al = (uint8_t)(ax + (ax >> 8) * (uint8_t)i->imm);
+    uint8_t old = (uint8_t)ax, product = (uint8_t)((ax >> 8) * (uint8_t)i->imm);
+    uint8_t al = (uint8_t)(old + product);
     reg_write(v, RAX * 8, al, 2);
+    set_flag(v, FLAG_CF, al < old);
+    set_flag(v, FLAG_AF, (old ^ product ^ al) & 0x10);
+    set_flag(v, FLAG_OF, (old ^ al) & (product ^ al) & 0x80);
     set_szp(v, al);
     return insn_next(v, i);
 }
@@ -77,17 +88,18 @@ static const struct insn *pusha(struct vcpu *v, const struct insn *i)
     return insn_next(v, i);
 }
 
+/* One after the other, as processors do: what was loaded before a fault stays, ESP has not moved.
+ */
 static const struct insn *popa(struct vcpu *v, const struct insn *i)
 {
     unsigned size = i->stack_size;
-    uint64_t values[8];
-    for (unsigned n = 0; n < 8; n++)
-        values[7 - n] = stack_load(v, stack_wrap(v, v->gpr[RSP] + n * size), size);
-    stack_set(v, stack_wrap(v, v->gpr[RSP] + 8 * size));
-    for (unsigned r = RAX; r <= RDI; r++) {
+    for (unsigned n = 0; n < 8; n++) {
+        unsigned r = RDI - n;
+        uint64_t value = stack_load(v, stack_wrap(v, v->gpr[RSP] + n * size), size);
         if (r != RSP)
-            reg_write(v, r * 8, values[r], size);
+            reg_write(v, r * 8, value, size);
     }
+    stack_set(v, stack_wrap(v, v->gpr[RSP] + 8 * size));
     return insn_next(v, i);
 }
 
@@ -96,10 +108,12 @@ static const struct insn *bound(struct vcpu *v, const struct insn *i)
     unsigned shift = 64 - i->size * 8;
     uint64_t ea = effective_address(v, i);
     uint64_t low = load_linear(v, i->seg, segment_linear(v, i->seg, ea, i->size, false), i->size);
+    int64_t index = (int64_t)(reg_read(v, i->dst, i->size) << shift) >> shift;
+    if (index < (int64_t)(low << shift) >> shift)
+        x86_raise(v, VECTOR_BR);
     ea += i->size;
     uint64_t high = load_linear(v, i->seg, segment_linear(v, i->seg, ea, i->size, false), i->size);
-    int64_t index = (int64_t)(reg_read(v, i->dst, i->size) << shift) >> shift;
-    if (index < (int64_t)(low << shift) >> shift || index > (int64_t)(high << shift) >> shift)
+    if (index > (int64_t)(high << shift) >> shift)
         x86_raise(v, VECTOR_BR);
     return insn_next(v, i);
 }
@@ -109,16 +123,13 @@ static const struct insn *arpl(struct vcpu *v, const struct insn *i)
     bool memory = i->form == FORM_MR;
     if (!(v->cr0 & CR0_PE) || (v->rflags & FLAG_VM))
         x86_raise(v, VECTOR_UD);
-    struct rmw m = {0};
-    if (memory)
-        m = rmw_begin(v, i, 2);
-    uint64_t selector = memory ? rmw_load(v, &m, 2) : reg_read(v, i->dst, 2);
+    uint64_t selector = memory ? mem_load(v, i, 2) : reg_read(v, i->dst, 2);
     uint64_t rpl = reg_read(v, i->src, 2) & 3;
     bool raise = (selector & 3) < rpl;
     if (raise) {
         selector = (selector & ~3ull) | rpl;
         if (memory)
-            rmw_store(v, &m, selector, 2);
+            mem_store(v, i, selector, 2);
         else
             reg_write(v, i->dst, selector, 2);
     }

@@ -393,7 +393,8 @@ static const struct insn *enter(struct vcpu *v, const struct insn *i)
 {
     unsigned size = i->stack_size, level = i->src & 31;
     uint64_t sp = stack_wrap(v, v->gpr[RSP] - size);
-    uint64_t frame = sp;
+    /* With a 16-bit stack and a 32-bit operand EBP gets all of ESP. */
+    uint64_t frame = stack_address_size(v) == 2 ? (v->gpr[RSP] & ~UINT64_C(0xffff)) | sp : sp;
 
     stack_store(v, sp, v->gpr[RBP], size);
     for (unsigned n = 1; n < level; n++) {

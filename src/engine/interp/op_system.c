@@ -61,11 +61,13 @@ static const struct insn *mov_to_segment(struct vcpu *v, const struct insn *i)
     return load_segment(v, i, i->dst, selector);
 }
 
-/* The selector's upper bytes: zero for a 32-bit or 64-bit push (Intel writes 16 bits for 32-bit
- * pushes on some processors; SDM 2B PUSH allows both). */
+/* A 64-bit push writes zeros above the selector; a 32-bit one leaves what is there, as Intel's
+ * processors do since long (SDM 2B, PUSH allows both). */
 static const struct insn *push_segment(struct vcpu *v, const struct insn *i)
 {
-    push(v, v->seg[i->dst].selector, i->stack_size);
+    uint64_t sp = stack_wrap(v, v->gpr[RSP] - i->stack_size);
+    stack_store(v, sp, v->seg[i->dst].selector, i->stack_size == 4 ? 2 : i->stack_size);
+    stack_set(v, sp);
     return insn_next(v, i);
 }
 
