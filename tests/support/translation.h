@@ -41,9 +41,7 @@ static inline struct translation_rig *translation_create(void)
 
 static inline void translation_forget(struct translation_rig *r)
 {
-    free(r->u.marks);
-    free(r->u.exits);
-    free(r->u.sites);
+    bt_allocations_drop(&r->vm, NULL, 0);
     memset(&r->u, 0, sizeof(r->u));
 }
 

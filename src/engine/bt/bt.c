@@ -100,6 +100,11 @@ static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
         return err;
     struct bt_local *l = bt_local(v);
     memset(l, 0, sizeof(*l));
+    l->found = calloc(BT_FOUND, sizeof(*l->found));
+    if (l->found == NULL) {
+        engine_interp.vcpu_fini(v);
+        return error_set(e, ENOMEM, "engine bt: no memory for vCPU %u", v->id);
+    }
     l->self = v;
     l->vm = vm;
     l->filled[0] = BT_LOG + 1; /* the tables are to be emptied first */
@@ -109,6 +114,7 @@ static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
 
 static void vcpu_fini(struct vcpu *v)
 {
+    free(bt_local(v)->found);
     engine_interp.vcpu_fini(v);
 }
 
@@ -124,11 +130,11 @@ static enum exit_reason run_once(struct vcpu *v)
     }
     if (bt_may_run(v)) {
         bt_refresh(v);
-        struct bt_unit *u = bt_find(v);
-        if (u != NULL) {
+        const uint8_t *code = bt_find_code(v);
+        if (code != NULL) {
             bt_vector_load(v);
             l->flags = v->rflags;
-            l->vm->stubs.enter(v, bt_exec(l->vm, u->enter_saved));
+            l->vm->stubs.enter(v, code);
             return EXIT_NONE;
         }
         if ((vcpu_requests(v) & VCPU_REQUEST_CODE) || atomic_load(&l->vm->failed))
@@ -196,6 +202,7 @@ static void stats(const struct vcpu *v,
     put(context, NULL, "units", c->units);
     put(context, NULL, "links", c->links);
     put(context, NULL, "lookups", c->lookups);
+    put(context, NULL, "lookups_found", c->found);
     put(context, NULL, "fast_tlb_misses", c->misses);
     put(context, NULL, "accesses_interpreted", c->misses_elsewhere);
     put(context, NULL, "scattered_accesses", c->scattered);

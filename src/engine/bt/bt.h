@@ -36,7 +36,10 @@
 #define BT_TOKENS        1024u
 #define BT_UNIT_INSNS    48u
 #define BT_UNIT_BYTES    (32u << 10) /* the most that one unit can need */
-#define BT_HASH          (1u << 15)
+#define BT_HASH_BITS     18          /* about as many buckets as there is room for units */
+#define BT_HASH          (1u << BT_HASH_BITS)
+#define BT_PAGES         (1u << 15)
+#define BT_FOUND         (1u << 14)
 #define BT_LOG           2048u
 #define BT_LOG_TOKEN     0x8000u
 #define BT_MISSES_LOOK   64  /* misses between two looks */
@@ -139,10 +142,11 @@ struct bt_vm {
 
     pthread_mutex_t translating; /* before the interpreter's code lock */
     struct bt_scratch *scratch;  /* of the translation under way */
+    struct bt_chunk *chunks;     /* what bt_allocate gives out */
 
     /* Under the interpreter's code lock. */
     struct bt_unit *hash[BT_HASH];
-    struct bt_page *pages[BT_HASH];
+    struct bt_page *pages[BT_PAGES];
     struct bt_unit **units; /* all since the last flush, by ascending code */
     unsigned unit_count, unit_room;
     uint8_t *first, *free; /* code memory: of units, and not in use yet */
@@ -169,6 +173,17 @@ struct bt_jump {
     const uint8_t *code; /* entry with flags saved */
 };
 
+/* A unit that bt_find has found. It is named by its physical page too, so unlike jumps and tokens
+ * it stays good when mappings change, and another process that runs the same page finds it. */
+struct bt_found {
+    uint64_t rip;
+    uint64_t where;      /* physical page | key | BT_FOUND_VALID */
+    const uint8_t *code; /* entry with flags saved */
+    uint32_t token;      /* its page's */
+    uint32_t generation; /* good only under this one */
+};
+#define BT_FOUND_VALID 0x800u
+
 /* v->engine_local */
 struct bt_local {
     uint64_t flags; /* the guest's arithmetic flags as PUSHFQ wrote them; other bits are noise */
@@ -187,12 +202,13 @@ struct bt_local {
     bool in_miss; /* what raises now is the access at miss_pc */
     uint32_t tokens[BT_TOKENS];
     struct bt_jump jumps[3][BT_JUMPS];
+    struct bt_found *found; /* BT_FOUND of them, by hash */
     struct bt_misses slots[TLB_FAST_REACHES * 2 * TLB_SLOTS];
     unsigned filled[2];      /* entries of the two, in the logs: by whether their page is global */
     uint16_t log[2][BT_LOG]; /* reach * BT_JUMPS + index, or BT_LOG_TOKEN | index */
     uint64_t count_limit;    /* counting: polls leave above it */
     struct bt_counters {
-        uint64_t units, links, lookups, misses, misses_elsewhere, scattered, faults, flushes;
+        uint64_t units, links, lookups, found, misses, misses_elsewhere, scattered, faults, flushes;
         uint64_t interpreted[ZYDIS_MNEMONIC_MAX_VALUE + 1], light; /* light: of all these */
     } counters;
 };
@@ -218,6 +234,8 @@ static inline const uint8_t *bt_exec(const struct bt_vm *vm, const uint8_t *writ
 /* The unit at v->rip, translated if need be. Raises #PF, #GP. NULL: requests must be served first,
  * or the code is not for this engine (then it is the interpreter's). */
 struct bt_unit *bt_find(struct vcpu *v);
+/* The same: its entry with flags saved, exec alias. */
+const uint8_t *bt_find_code(struct vcpu *v);
 /* The unit that holds this address of the cache, or NULL. */
 struct bt_unit *bt_unit_at(struct bt_vm *vm, const uint8_t *exec);
 const struct bt_mark *bt_mark_at(const struct bt_vm *vm, const struct bt_unit *u,
@@ -230,6 +248,11 @@ void bt_jump_enter(struct vcpu *v, uint64_t rip, const uint8_t *code);
 /* From now on translated code counts the instructions retired. Between instructions. */
 void bt_count(struct vcpu *v);
 void bt_cache_fini(struct bt_vm *vm);
+/* Memory for what belongs to units: it comes back when all of them go. NULL: none. Under the lock
+ * `translating`. */
+void *bt_allocate(struct bt_vm *vm, size_t size);
+/* Gives back what was allocated since `chunk` was the last one and `used` of it; NULL: all. */
+void bt_allocations_drop(struct bt_vm *vm, struct bt_chunk *chunk, size_t used);
 uint8_t bt_key(const struct vcpu *v);
 
 /* The access at RIP has no place of its own: whether that is so; from now on. */

@@ -22,12 +22,17 @@
 #include "engine/interp/step.h"
 #include "x86/access.h"
 
+/* To be taken modulo a power of two. */
 static uint64_t hash_of(uint64_t a, uint64_t b, uint8_t key)
 {
     uint64_t h = (a ^ b << 7 ^ (uint64_t)key << 3) * 0x9e3779b97f4a7c15u;
-    return h >> 49;
+    return h >> (64 - BT_HASH_BITS);
 }
-_Static_assert(BT_HASH == 1u << (64 - 49), "the hash has as many values as there are buckets");
+
+static struct bt_page **pages_of(struct bt_vm *vm, uint64_t physical)
+{
+    return &vm->pages[hash_of(physical, 0, 0) % BT_PAGES];
+}
 
 /* What vector instructions the mode allows; others are the interpreter's, which raises. */
 static unsigned vector_class(const struct vcpu *v)
@@ -117,14 +122,14 @@ void bt_jump_enter(struct vcpu *v, uint64_t rip, const uint8_t *code)
     note(l, v->reach * BT_JUMPS + (unsigned)(rip & (BT_JUMPS - 1)), tlb_fetch_is_global(v, rip));
 }
 
-static void token_enter(struct vcpu *v, const struct bt_page *p)
+static void token_enter(struct vcpu *v, uint64_t linear, uint32_t token)
 {
     struct bt_local *l = bt_local(v);
-    unsigned i = (p->linear >> 12) & (BT_TOKENS - 1);
-    if (l->tokens[i] == p->token)
+    unsigned i = (linear >> 12) & (BT_TOKENS - 1);
+    if (l->tokens[i] == token)
         return;
-    l->tokens[i] = p->token;
-    note(l, BT_LOG_TOKEN | i, tlb_fetch_is_global(v, p->linear));
+    l->tokens[i] = token;
+    note(l, BT_LOG_TOKEN | i, tlb_fetch_is_global(v, linear));
 }
 
 /* ---- look-up; the code lock is held ---- */
@@ -139,7 +144,7 @@ static struct bt_unit *look_up(struct bt_vm *vm, uint64_t rip, uint64_t physical
 
 static struct bt_page *page_of(struct bt_vm *vm, uint64_t physical, uint64_t linear, uint8_t key)
 {
-    struct bt_page **bucket = &vm->pages[hash_of(physical, 0, 0)];
+    struct bt_page **bucket = pages_of(vm, physical);
     for (struct bt_page *p = *bucket; p != NULL; p = p->next)
         if (p->physical == physical && p->linear == linear && p->key == key)
             return p;
@@ -187,7 +192,7 @@ void bt_code_written(void *context, gpa_t page)
     struct bt_vm *vm = context;
     bool any = false;
 
-    for (struct bt_page *p = vm->pages[hash_of(page.v, 0, 0)]; p != NULL; p = p->next) {
+    for (struct bt_page *p = *pages_of(vm, page.v); p != NULL; p = p->next) {
         if (p->physical != page.v)
             continue;
         p->generation++;
@@ -243,23 +248,47 @@ void bt_link(struct bt_vm *vm, struct bt_exit *x, struct bt_unit *to)
 
 /* ---- units come and go ---- */
 
-static void unit_free(struct bt_unit *u)
+#define CHUNK (256u << 10)
+
+struct bt_chunk {
+    struct bt_chunk *next;
+    size_t used;
+    _Alignas(16) uint8_t bytes[CHUNK];
+};
+
+void *bt_allocate(struct bt_vm *vm, size_t size)
 {
-    if (u == NULL)
-        return;
-    free(u->marks);
-    free(u->exits);
-    free(u->sites);
-    free(u);
+    struct bt_chunk *c = vm->chunks;
+    size = (size + 15) & ~(size_t)15;
+    if (c == NULL || CHUNK - c->used < size) {
+        c = size <= CHUNK ? malloc(sizeof(*c)) : NULL;
+        if (c == NULL)
+            return NULL;
+        c->next = vm->chunks;
+        c->used = 0;
+        vm->chunks = c;
+    }
+    c->used += size;
+    return c->bytes + c->used - size;
+}
+
+void bt_allocations_drop(struct bt_vm *vm, struct bt_chunk *chunk, size_t used)
+{
+    while (vm->chunks != chunk) {
+        struct bt_chunk *c = vm->chunks;
+        vm->chunks = c->next;
+        free(c);
+    }
+    if (chunk != NULL)
+        chunk->used = used;
 }
 
 static void drop_all(struct bt_vm *vm)
 {
-    for (unsigned n = 0; n < vm->unit_count; n++)
-        unit_free(vm->units[n]);
+    bt_allocations_drop(vm, NULL, 0);
     vm->unit_count = 0;
     memset(vm->hash, 0, sizeof(vm->hash));
-    for (unsigned b = 0; b < BT_HASH; b++) {
+    for (unsigned b = 0; b < BT_PAGES; b++) {
         while (vm->pages[b] != NULL) {
             struct bt_page *next = vm->pages[b]->next;
             free(vm->pages[b]);
@@ -400,18 +429,26 @@ static bool passes(struct bt_vm *vm, const struct bt_unit *u)
 }
 
 /* Translates under the lock, unless another vCPU was first. */
-static struct bt_unit *make_locked(struct bt_vm *vm, struct bt_unit *u, const struct source *from,
-                                   const uint64_t generation[2])
+static struct bt_unit *make_locked(struct bt_vm *vm, const struct bt_unit *wanted,
+                                   const struct source *from, const uint64_t generation[2])
 {
+    struct bt_chunk *chunk = vm->chunks;
+    size_t used = chunk != NULL ? chunk->used : 0;
     interp_lock_code(vm->interp);
-    struct bt_unit *other = look_up(vm, u->rip, u->physical, u->key);
+    struct bt_unit *other = look_up(vm, wanted->rip, wanted->physical, wanted->key);
     interp_unlock_code(vm->interp);
-    u->code = vm->free;
-    if (other == NULL && room(vm) && bt_translate(vm, u, from->host[0], from->host[1]) == 0 &&
-        passes(vm, u) && publish(vm, u, generation))
-        return u;
-    unit_free(u);
-    return other;
+    if (other != NULL || !room(vm))
+        return other;
+    struct bt_unit *u = bt_allocate(vm, sizeof(*u));
+    if (u != NULL) {
+        *u = *wanted;
+        u->code = vm->free;
+        if (bt_translate(vm, u, from->host[0], from->host[1]) == 0 && passes(vm, u) &&
+            publish(vm, u, generation))
+            return u;
+    }
+    bt_allocations_drop(vm, chunk, used);
+    return NULL;
 }
 
 static struct bt_unit *make(struct vcpu *v, uint8_t key, struct source *from)
@@ -438,16 +475,13 @@ static struct bt_unit *make(struct vcpu *v, uint8_t key, struct source *from)
                               &generation[1]);
     if (page == NULL || (from->host[1] != NULL && second == NULL) || vm->flushes != flushes)
         return NULL;
-    struct bt_unit *u = calloc(1, sizeof(*u));
-    if (u == NULL)
-        return NULL;
-    *u = (struct bt_unit){.rip = v->rip,
-                          .physical = from->physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)),
-                          .key = key,
-                          .page = page,
-                          .second = second};
+    struct bt_unit wanted = {.rip = v->rip,
+                             .physical = from->physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)),
+                             .key = key,
+                             .page = page,
+                             .second = second};
     pthread_mutex_lock(&vm->translating);
-    u = make_locked(vm, u, from, generation);
+    struct bt_unit *u = make_locked(vm, &wanted, from, generation);
     pthread_mutex_unlock(&vm->translating);
     bt_local(v)->counters.units += u != NULL;
     return u;
@@ -463,7 +497,7 @@ static bool second_holds(struct vcpu *v, struct bt_unit *u)
         return false;
     bt_refresh(v);
     if (physical == p->physical) {
-        token_enter(v, p);
+        token_enter(v, p->linear, p->token);
         return true;
     }
     interp_lock_code(l->vm->interp);
@@ -473,25 +507,30 @@ static bool second_holds(struct vcpu *v, struct bt_unit *u)
     return false;
 }
 
-struct bt_unit *bt_find(struct vcpu *v)
+/* The page of the code at RIP; false: none that units can be made from. Raises. */
+static bool fetch(struct vcpu *v, struct source *from)
 {
-    struct bt_local *l = bt_local(v);
-    struct source from = {0};
-
     if (!x86_canonical(v, v->rip))
         x86_raise_gp0(v);
-    from.host[0] = tlb_fetch_page(v, v->rip, &from.physical[0]);
-    if (from.host[0] == NULL)
-        return NULL;
+    from->host[0] = tlb_fetch_page(v, v->rip, &from->physical[0]);
+    if (from->host[0] == NULL)
+        return false;
     bt_refresh(v); /* the walk may have thrown out mappings */
+    return true;
+}
+
+static struct bt_unit *find(struct vcpu *v, struct source *from)
+{
+    struct bt_local *l = bt_local(v);
     uint8_t key = bt_key(v);
+
     l->counters.lookups++;
     interp_lock_code(l->vm->interp);
     struct bt_unit *u =
-        look_up(l->vm, v->rip, from.physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)), key);
+        look_up(l->vm, v->rip, from->physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)), key);
     interp_unlock_code(l->vm->interp);
     if (u == NULL)
-        u = make(v, key, &from);
+        u = make(v, key, from);
     if (u != NULL && u->second != NULL && !second_holds(v, u))
         u = NULL;
     /* It may have been killed since it was looked up, and this refresh have been the one for it:
@@ -501,10 +540,39 @@ struct bt_unit *bt_find(struct vcpu *v)
     if (u != NULL && atomic_load(&u->dead))
         u = NULL;
     if (u != NULL) {
-        token_enter(v, u->page);
+        token_enter(v, u->page->linear, u->page->token);
         bt_watch_unit(v);
     }
     return u;
+}
+
+struct bt_unit *bt_find(struct vcpu *v)
+{
+    struct source from = {0};
+    return fetch(v, &from) ? find(v, &from) : NULL;
+}
+
+const uint8_t *bt_find_code(struct vcpu *v)
+{
+    struct bt_local *l = bt_local(v);
+    struct source from = {0};
+
+    if (!fetch(v, &from))
+        return NULL;
+    uint64_t where = from.physical[0] | bt_key(v) | BT_FOUND_VALID;
+    struct bt_found *f = &l->found[hash_of(v->rip, where, 0) % BT_FOUND];
+    if (f->rip == v->rip && f->where == where && f->generation == (uint32_t)l->generation) {
+        l->counters.found++;
+        token_enter(v, v->rip & MEM_PAGE_MASK, f->token);
+        return f->code;
+    }
+    const struct bt_unit *u = find(v, &from);
+    if (u == NULL)
+        return NULL;
+    const uint8_t *code = bt_exec(l->vm, u->enter_saved);
+    if (u->second == NULL && l->vm->trace == NULL)
+        *f = (struct bt_found){v->rip, where, code, u->page->token, (uint32_t)l->generation};
+    return code;
 }
 
 /* ---- from host addresses back ---- */

@@ -113,10 +113,9 @@ static const uint8_t *go_on(struct vcpu *v)
     const struct bt_jump *j = &l->jumps[v->reach][v->rip & (BT_JUMPS - 1)];
     const uint8_t *code = j->code;
     if (j->rip != v->rip) {
-        struct bt_unit *u = bt_find(v);
-        if (u == NULL)
+        code = bt_find_code(v);
+        if (code == NULL)
             return leave(v);
-        code = bt_exec(l->vm, u->enter_saved);
         bt_jump_enter(v, v->rip, code);
     }
     l->flags = v->rflags;

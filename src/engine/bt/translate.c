@@ -494,9 +494,9 @@ static void put_insn(struct translation *t)
 
 /* ---- the lists that stay ---- */
 
-static void *keep(const void *from, unsigned count, size_t size)
+static void *keep(struct bt_vm *vm, const void *from, unsigned count, size_t size)
 {
-    void *p = malloc(count != 0 ? count * size : 1);
+    void *p = bt_allocate(vm, count * size);
     if (p != NULL)
         memcpy(p, from, count * size);
     return p;
@@ -505,9 +505,9 @@ static void *keep(const void *from, unsigned count, size_t size)
 static int keep_lists(struct translation *t)
 {
     struct bt_unit *u = t->u;
-    u->marks = keep(t->s->marks, t->mark_count, sizeof(*u->marks));
-    u->exits = keep(t->s->exits, t->exit_count, sizeof(*u->exits));
-    u->sites = keep(t->s->sites, t->site_count, sizeof(*u->sites));
+    u->marks = keep(t->vm, t->s->marks, t->mark_count, sizeof(*u->marks));
+    u->exits = keep(t->vm, t->s->exits, t->exit_count, sizeof(*u->exits));
+    u->sites = keep(t->vm, t->s->sites, t->site_count, sizeof(*u->sites));
     if (u->marks == NULL || u->exits == NULL || u->sites == NULL)
         return -ENOMEM;
     u->mark_count = t->mark_count;
