@@ -224,7 +224,10 @@ static void look_at_slot(struct vcpu *v, struct bt_misses *m)
     interp_lock_code(l->vm->interp);
     struct bt_unit *u = bt_unit_at(l->vm, pc);
     interp_unlock_code(l->vm->interp);
-    bt_scatter(l->vm, u, u->rip + bt_mark_at(l->vm, u, pc)->rip);
+    uint64_t rip = u->rip + bt_mark_at(l->vm, u, pc)->rip;
+    if (bt_is_scattered(l->vm, rip)) /* it misses in the table: another unit would be the same */
+        return;
+    bt_scatter(l->vm, u, rip);
     l->counters.scattered++;
 }
 
