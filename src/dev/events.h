@@ -10,6 +10,7 @@
 
 struct machine_events {
     void (*reset)(void *context, const char *by); /* by: the register, for the log */
+    void (*a20)(void *context, bool open);        /* of the next instructions of every processor */
     void (*power_off)(void *context);
     void (*panic)(void *context, bool crash_kernel); /* crash_kernel: the guest goes on, to dump */
     void (*debug_exit)(void *context, int status);   /* 0…255, odd */

@@ -36,6 +36,8 @@ enum {
     WRITE_KEYBOARD_BUFFER = 0xd2,
     WRITE_AUX_BUFFER = 0xd3,
     WRITE_AUX = 0xd4,
+    CLOSE_A20 = 0xdd,
+    OPEN_A20 = 0xdf,
     PULSE = 0xf0, /* … 0xff: the bits that are 0 are pulsed low */
 };
 
@@ -77,6 +79,7 @@ enum {
 struct i8042 {
     pthread_mutex_t lock;
     struct irq_line line;
+    struct a20 *a20;
     struct machine_sink sink;
 
     uint8_t memory[MEMORY];
@@ -191,7 +194,8 @@ static void write_output_port(struct i8042 *k, uint8_t value)
 {
     bool was_running = k->output_port & OUTPUT_RESET;
 
-    k->output_port = value;
+    k->output_port = value & ~OUTPUT_A20;
+    a20_set(k->a20, value & OUTPUT_A20);
     if (was_running && !(value & OUTPUT_RESET))
         k->sink.events->reset(k->sink.context, "the keyboard controller's output port");
 }
@@ -263,7 +267,12 @@ static void controller_command(struct i8042 *k, uint8_t value)
         put(k, INPUT_PORT);
         break;
     case READ_OUTPUT_PORT:
-        put(k, k->output_port | (k->queue_count > 0 ? OUTPUT_INTERRUPT : 0));
+        put(k, k->output_port | (a20_is_open(k->a20) ? OUTPUT_A20 : 0) |
+                   (k->queue_count > 0 ? OUTPUT_INTERRUPT : 0));
+        break;
+    case CLOSE_A20:
+    case OPEN_A20:
+        a20_set(k->a20, value == OPEN_A20);
         break;
     case PULSE ... 0xff:
         if (!(value & PULSE_RESET))
@@ -328,7 +337,7 @@ static const struct bus_ops command_ops = {
     .max_size = 1,
 };
 
-int i8042_create(struct i8042 **out, struct bus *bus, struct irq_line line,
+int i8042_create(struct i8042 **out, struct bus *bus, struct irq_line line, struct a20 *a20,
                  struct machine_sink sink, struct error *e)
 {
     struct i8042 *k = calloc(1, sizeof(*k));
@@ -336,6 +345,7 @@ int i8042_create(struct i8042 **out, struct bus *bus, struct irq_line line,
         return error_set(e, ENOMEM, "no memory for the keyboard controller");
     pthread_mutex_init(&k->lock, NULL);
     k->line = line;
+    k->a20 = a20;
     k->sink = sink;
     i8042_reset(k);
     int err = bus_add(bus, BUS_PIO, "i8042 data", I8042_DATA, 1, &data_ops, k, &k->lock, e);
@@ -362,7 +372,7 @@ void i8042_reset(struct i8042 *k)
     pthread_mutex_lock(&k->lock);
     memset(k->memory, 0, sizeof(k->memory));
     k->memory[0] = CONTROL_INITIAL | I8042_CONTROL_TRANSLATE; /* as firmware leaves it */
-    k->output_port = OUTPUT_RESET | OUTPUT_A20;
+    k->output_port = OUTPUT_RESET;
     k->status = I8042_STATUS_SYSTEM;
     memset(k->queue, 0, sizeof(k->queue));
     k->queue_first = k->queue_count = 0;
@@ -383,6 +393,8 @@ static int state_check(const void *object, struct error *e)
         return error_set(e, EINVAL, text, "memory");
     if (k->status & ~(I8042_STATUS_SYSTEM | I8042_STATUS_COMMAND))
         return error_set(e, EINVAL, text, "status");
+    if (k->output_port & OUTPUT_A20) /* the A20 gate's */
+        return error_set(e, EINVAL, text, "output_port");
     if (k->queue_first >= QUEUE)
         return error_set(e, EINVAL, text, "queue_first");
     if (k->queue_count > QUEUE)

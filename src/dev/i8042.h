@@ -5,6 +5,7 @@
 
 #include "base/field.h"
 #include "bus/bus.h"
+#include "dev/a20.h"
 #include "dev/events.h"
 #include "irq/irq.h"
 
@@ -28,7 +29,7 @@
 struct i8042;
 extern const struct field_table i8042_state;
 
-int i8042_create(struct i8042 **out, struct bus *bus, struct irq_line line,
+int i8042_create(struct i8042 **out, struct bus *bus, struct irq_line line, struct a20 *a20,
                  struct machine_sink sink, struct error *e);
 void i8042_destroy(struct i8042 *k);
 void i8042_reset(struct i8042 *k);

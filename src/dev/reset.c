@@ -9,7 +9,7 @@
  * the whole dword is claimed here; an access to all of it is passed on to the PCI core, and what
  * is left answers as an empty bus does.
  *
- * A20 is remembered but masks nothing: the line is always open, as on processors since Haswell.
+ * Bit 1 of port 0x92 is the A20 gate's line (a20.c).
  */
 #include "dev/reset.h"
 
@@ -20,6 +20,7 @@ struct reset {
     pthread_mutex_t lock;
     struct machine_sink sink;
     struct pci *pci;
+    struct a20 *a20;
     uint8_t port_a;
     uint8_t control;
 };
@@ -27,7 +28,7 @@ struct reset {
 static uint64_t port_a_read(void *device, uint64_t offset, unsigned size)
 {
     struct reset *r = device;
-    return r->port_a;
+    return r->port_a | (a20_is_open(r->a20) ? RESET_PORT_A_A20 : 0);
 }
 
 static void port_a_write(void *device, uint64_t offset, uint64_t value, unsigned size)
@@ -35,7 +36,8 @@ static void port_a_write(void *device, uint64_t offset, uint64_t value, unsigned
     struct reset *r = device;
     bool rises = (value & RESET_PORT_A_RESET) && !(r->port_a & RESET_PORT_A_RESET);
 
-    r->port_a = value & (RESET_PORT_A_A20 | RESET_PORT_A_RESET);
+    r->port_a = value & RESET_PORT_A_RESET;
+    a20_set(r->a20, value & RESET_PORT_A_A20);
     if (rises)
         r->sink.events->reset(r->sink.context, "port 0x92");
 }
@@ -74,8 +76,8 @@ static const struct bus_ops control_ops = {
     .max_size = 4,
 };
 
-int reset_create(struct reset **out, struct bus *bus, struct pci *pci, struct machine_sink sink,
-                 struct error *e)
+int reset_create(struct reset **out, struct bus *bus, struct pci *pci, struct a20 *a20,
+                 struct machine_sink sink, struct error *e)
 {
     struct reset *r = calloc(1, sizeof(*r));
     if (r == NULL)
@@ -83,6 +85,7 @@ int reset_create(struct reset **out, struct bus *bus, struct pci *pci, struct ma
     pthread_mutex_init(&r->lock, NULL);
     r->sink = sink;
     r->pci = pci;
+    r->a20 = a20;
     reset_reset(r);
     int err = bus_add(bus, BUS_PIO, "port 92", RESET_PORT_A, 1, &port_a_ops, r, &r->lock, e);
     if (err == 0)
@@ -107,7 +110,7 @@ void reset_destroy(struct reset *r)
 void reset_reset(struct reset *r)
 {
     pthread_mutex_lock(&r->lock);
-    r->port_a = RESET_PORT_A_A20;
+    r->port_a = 0;
     r->control = 0;
     pthread_mutex_unlock(&r->lock);
 }
@@ -115,7 +118,7 @@ void reset_reset(struct reset *r)
 static int state_check(const void *object, struct error *e)
 {
     const struct reset *r = object;
-    if (r->port_a & ~(RESET_PORT_A_A20 | RESET_PORT_A_RESET))
+    if (r->port_a & ~RESET_PORT_A_RESET)
         return error_set(e, EINVAL, "saved state: reset: port_a has reserved bits");
     if (r->control & ~(RESET_CONTROL_SYSTEM | RESET_CONTROL_CPU | RESET_CONTROL_FULL))
         return error_set(e, EINVAL, "saved state: reset: control has reserved bits");

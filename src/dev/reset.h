@@ -5,6 +5,7 @@
 
 #include "base/field.h"
 #include "bus/pci.h"
+#include "dev/a20.h"
 #include "dev/events.h"
 
 #define RESET_PORT_A       0x92
@@ -21,8 +22,8 @@ struct reset;
 extern const struct field_table reset_state;
 
 /* Accesses to all of the dword 0xcf8 go to pci. */
-int reset_create(struct reset **out, struct bus *bus, struct pci *pci, struct machine_sink sink,
-                 struct error *e);
+int reset_create(struct reset **out, struct bus *bus, struct pci *pci, struct a20 *a20,
+                 struct machine_sink sink, struct error *e);
 void reset_destroy(struct reset *r);
 void reset_reset(struct reset *r);
 

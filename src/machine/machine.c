@@ -188,6 +188,12 @@ static void on_reset(void *context, const char *by)
     machine_post(context, MACHINE_EVENT_RESET, 0);
 }
 
+static void on_a20(void *context, bool open)
+{
+    struct machine *m = context;
+    pc_set_a20(&m->pc, open);
+}
+
 static void on_power_off(void *context)
 {
     machine_post(context, MACHINE_EVENT_POWER_OFF, 0);
@@ -205,6 +211,7 @@ static void on_debug_exit(void *context, int status)
 
 static const struct machine_events device_events = {
     .reset = on_reset,
+    .a20 = on_a20,
     .power_off = on_power_off,
     .panic = on_panic,
     .debug_exit = on_debug_exit,

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dev/a20.h"
 #include "dev/acpi_pm.h"
 #include "dev/debug_exit.h"
 #include "dev/debugcon.h"
@@ -242,11 +243,13 @@ static int add_chipset(struct pc *pc, struct machine_sink sink, struct error *e)
         rc = rtc_create(&pc->rtc, bus, clock, hpet_legacy_line(pc->hpet, RTC_GSI), low, ram - low,
                         e);
     if (rc == 0)
-        rc = i8042_create(&pc->i8042, bus, irq_line_of(pc->irq, I8042_GSI), sink, e);
+        rc = a20_create(&pc->a20, sink, e);
+    if (rc == 0)
+        rc = i8042_create(&pc->i8042, bus, irq_line_of(pc->irq, I8042_GSI), pc->a20, sink, e);
     if (rc == 0)
         rc = add_pci(pc, e);
     if (rc == 0)
-        rc = reset_create(&pc->reset, bus, pc->pci, sink, e);
+        rc = reset_create(&pc->reset, bus, pc->pci, pc->a20, sink, e);
     if (rc == 0)
         rc = acpi_pm_create(&pc->acpi_pm, bus, clock, irq_line_of(pc->irq, ACPI_SCI), sink, e);
     return rc;
@@ -335,8 +338,16 @@ int pc_create(struct pc *pc, const struct machine_config *config, const struct p
     return place(pc, e) == 0 ? 0 : MACHINE_BAD_INPUT;
 }
 
+void pc_set_a20(struct pc *pc, bool open)
+{
+    atomic_store(&pc->platform.a20_closed, !open);
+    for (unsigned i = 0; i < pc->vcpu_count; i++)
+        vcpu_request(pc->vcpus[i], VCPU_REQUEST_A20);
+}
+
 int pc_reset(struct pc *pc, struct error *e)
 {
+    a20_reset(pc->a20);
     for (unsigned i = 0; i < pc->vcpu_count; i++)
         reset_vcpu(pc, pc->vcpus[i]);
     uart_reset(pc->uart);
@@ -397,6 +408,7 @@ int pc_destroy(struct pc *pc, struct error *e)
     i440fx_destroy(pc->i440fx);
     pci_destroy(pc->pci);
     i8042_destroy(pc->i8042);
+    a20_destroy(pc->a20);
     rtc_destroy(pc->rtc);
     pit_destroy(pc->pit);
     hpet_destroy(pc->hpet);

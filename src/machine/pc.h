@@ -37,6 +37,7 @@ struct pc {
     struct hpet *hpet;
     struct rtc *rtc;
     struct uart *uart;
+    struct a20 *a20;
     struct i8042 *i8042;
     struct pci *pci;
     struct i440fx *i440fx;
@@ -69,6 +70,9 @@ int pc_create(struct pc *pc, const struct machine_config *config, const struct p
               void *context, struct error *e);
 /* As machine_destroy. */
 int pc_destroy(struct pc *pc, struct error *e);
+
+/* The A20 gate has moved: told by a device, on any thread. */
+void pc_set_a20(struct pc *pc, bool open);
 
 /* The reset line: processors, devices, and the kernel placed anew as there is no firmware that
  * would do it. RAM that it does not cover keeps its content, as on a warm reset. The vCPUs stand

@@ -48,7 +48,7 @@ static void read_pdptes(struct vcpu *v, uint64_t cr3, uint64_t pdpte[4])
     uint64_t reserved = physical_reserved(v) | 0x1e6;
     for (unsigned i = 0; i < 4; i++) {
         gpa_t address = GPA((cr3 & 0xffffffe0) + 8 * i);
-        if (!mem_load64(v->platform->mem, address, &pdpte[i]))
+        if (!mem_load64(v->platform->mem, GPA(address.v & ~v->a20_low), &pdpte[i]))
             pdpte[i] = UINT64_MAX; /* what no device claims reads as ones */
         if ((pdpte[i] & 1) && (pdpte[i] & reserved))
             x86_raise_gp0(v);

@@ -91,6 +91,10 @@ enum exit_reason x86_take_events(struct vcpu *v)
 {
     if (v->activity == VCPU_SHUTDOWN)
         return EXIT_SHUTDOWN;
+    if (vcpu_requests(v) & VCPU_REQUEST_A20) {
+        vcpu_take_a20(v);
+        tlb_flush_all(v);
+    }
     if (vcpu_requests(v) & VCPU_REQUEST_STOP)
         return EXIT_REQUEST;
     take_one(v);

@@ -75,7 +75,7 @@ static inline unsigned walk_tables(const struct vcpu *v, const struct root *root
     uint64_t all = ~(uint64_t)0, any = 0;
 
     for (unsigned level = root->top;; level--) {
-        uint64_t at = table + ((linear >> (12 + 9 * (level - 1))) & 511) * 8;
+        uint64_t at = (table & ~v->a20_low) + ((linear >> (12 + 9 * (level - 1))) & 511) * 8;
         uint64_t entry;
         if (__builtin_expect(!mem_load64(mem, GPA(at), &entry), 0))
             entry = ~(uint64_t)0;
@@ -153,9 +153,9 @@ static inline void describe(uint64_t linear, unsigned level, uint64_t leaf, uint
     out->dirty = (leaf & PTE_D) != 0;
 }
 
-static void identity(uint64_t linear, struct mmu_page *out)
+static void identity(const struct vcpu *v, uint64_t linear, struct mmu_page *out)
 {
-    *out = (struct mmu_page){.physical = linear & MEM_PAGE_MASK,
+    *out = (struct mmu_page){.physical = linear & MEM_PAGE_MASK & ~v->a20_low,
                              .page_size = MEM_PAGE_SIZE,
                              .user = true,
                              .writable = true,
@@ -199,7 +199,7 @@ static uint32_t load32(const struct vcpu *v, uint64_t at)
 static unsigned walk_32(const struct vcpu *v, uint64_t linear, struct step steps[6],
                         struct mmu_page *out, uint32_t *code)
 {
-    uint64_t at = (v->cr3 & 0xfffff000) + (linear >> 22 & 0x3ff) * 4;
+    uint64_t at = (v->cr3 & 0xfffff000 & ~v->a20_low) + (linear >> 22 & 0x3ff) * 4;
     uint32_t pde = load32(v, at), leaf = pde, all = pde;
     unsigned level = 2;
 
@@ -208,7 +208,7 @@ static unsigned walk_32(const struct vcpu *v, uint64_t linear, struct step steps
     if (!(pde & PTE_P))
         return 0;
     if (!(pde & PTE_PS) || !(v->cr4 & CR4_PSE)) {
-        at = (pde & 0xfffff000) + (linear >> 12 & 0x3ff) * 4;
+        at = (pde & 0xfffff000 & ~v->a20_low) + (linear >> 12 & 0x3ff) * 4;
         leaf = load32(v, at);
         steps[1] = (struct step){at, leaf};
         if (!(leaf & PTE_P))
@@ -265,6 +265,7 @@ static __attribute__((noinline)) bool mmu_walk_32(struct vcpu *v, uint64_t linea
             return false;
         }
     } while (!set_accessed_dirty_32(v, steps, leaf, access));
+    out->physical &= ~v->a20_low;
     out->dirty |= access == MMU_WRITE;
     return true;
 }
@@ -286,7 +287,7 @@ bool mmu_walk(struct vcpu *v, uint64_t linear, enum mmu_access access, bool user
 
     *fault_code = 0;
     if (__builtin_expect(!(v->cr0 & CR0_PG), 0)) {
-        identity(linear, out);
+        identity(v, linear, out);
         return true;
     }
     if (__builtin_expect(is_32bit(v), 0))
@@ -307,6 +308,7 @@ bool mmu_walk(struct vcpu *v, uint64_t linear, enum mmu_access access, bool user
             return false;
         }
     } while (__builtin_expect(!set_accessed_dirty(v, steps, root.top, leaf, access), 0));
+    out->physical &= ~v->a20_low;
     out->dirty = (steps[leaf].value & PTE_D) != 0;
     return true;
 }
@@ -320,7 +322,7 @@ bool mmu_translate_debug(struct vcpu *v, uint64_t linear, uint64_t *physical)
     uint32_t code;
 
     if (!(v->cr0 & CR0_PG)) {
-        *physical = linear;
+        *physical = linear & ~v->a20_low;
         return true;
     }
     if (is_32bit(v)) {

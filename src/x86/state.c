@@ -89,9 +89,10 @@ static const struct field vcpu_fields[] = {
 #define REQUESTS_KEPT                                                                   \
     (VCPU_REQUEST_INTR | VCPU_REQUEST_NMI | VCPU_REQUEST_NMI_NEXT | VCPU_REQUEST_INIT | \
      VCPU_REQUEST_SIPI)
-#define REQUESTS_KNOWN (REQUESTS_KEPT | VCPU_REQUEST_STOP | VCPU_REQUEST_CODE | VCPU_REQUEST_LIMIT)
-#define ATTR_KNOWN     (0xf0ffu | ATTR_UNUSABLE)
-#define DR6_SETTABLE   (0xfu | DR6_BD | DR6_BS | 1u << 15)
+#define REQUESTS_KNOWN \
+    (REQUESTS_KEPT | VCPU_REQUEST_STOP | VCPU_REQUEST_CODE | VCPU_REQUEST_LIMIT | VCPU_REQUEST_A20)
+#define ATTR_KNOWN   (0xf0ffu | ATTR_UNUSABLE)
+#define DR6_SETTABLE (0xfu | DR6_BD | DR6_BS | 1u << 15)
 
 /* Registers that hold an address are checked against the widest paging the processor has. */
 static bool canonical57(uint64_t a)

@@ -61,6 +61,13 @@ static void reset_common(struct vcpu *v)
     vcpu_update_mode(v);
 }
 
+void vcpu_take_a20(struct vcpu *v)
+{
+    vcpu_request_clear(v,
+                       VCPU_REQUEST_A20); /* before it is read: who changes it again asks again */
+    v->a20_low = atomic_load(&v->platform->a20_closed) ? X86_A20 : 0;
+}
+
 void vcpu_reset(struct vcpu *v)
 {
     v->cr0 = CR0_RESET;
@@ -81,6 +88,7 @@ void vcpu_reset(struct vcpu *v)
     reset_common(v);
     vcpu_request_clear(v, VCPU_REQUEST_NMI | VCPU_REQUEST_NMI_NEXT | VCPU_REQUEST_INIT |
                               VCPU_REQUEST_SIPI);
+    vcpu_take_a20(v);
     tlb_init(&v->tlb);
 }
 

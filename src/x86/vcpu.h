@@ -56,6 +56,7 @@ enum vcpu_request_bit {
     VCPU_REQUEST_CODE = 1 << 5,      /* code pages were written by others; see tlb.h/engine */
     VCPU_REQUEST_LIMIT = 1 << 6,     /* the instruction limit of run() may have moved closer */
     VCPU_REQUEST_NMI_NEXT = 1 << 7,  /* another NMI behind REQUEST_NMI: vcpu_request_nmi */
+    VCPU_REQUEST_A20 = 1 << 8,       /* platform->a20_closed has changed */
     VCPU_REQUEST_SLEEPING = 1 << 30, /* only while in vcpu_wait: a request must wake it */
 };
 
@@ -123,7 +124,8 @@ struct x86_paravirt_ops {
     void (*interrupt)(void *context, struct vcpu *v); /* before an external one is delivered */
 };
 
-/* What the vCPUs of one VM share. Built at wiring time, read-only while they run. */
+/* What the vCPUs of one VM share. Built at wiring time, and read-only while they run but for the
+ * A20 gate. */
 struct x86_platform {
     struct mem *mem;
     struct bus *bus;
@@ -134,12 +136,15 @@ struct x86_platform {
     void *gate_context;
     const struct engine_config *engine_config; /* engine/engine.h, or NULL */
     uint8_t physical_address_bits;
-    unsigned checks; /* that the engine makes on itself: enum engine_check */
+    _Atomic bool a20_closed; /* who changes it posts VCPU_REQUEST_A20 to each vCPU */
+    unsigned checks;         /* that the engine makes on itself: enum engine_check */
     const struct x86_paravirt_ops *paravirt; /* or NULL */
     void *paravirt_context;
 };
 
 #define X86_APIC_PAGE 0xfee00000ull /* the local APIC's after reset (SDM 3A 10.4.1) */
+
+#define X86_A20 ((uint64_t)1 << 20)
 
 #define VCPU_NAME_MAX        64
 #define VCPU_UNSUPPORTED_MAX 16
@@ -199,6 +204,9 @@ struct vcpu {
     /* Where APIC_BASE has moved the local APIC's page, | 1; 0 = at X86_APIC_PAGE. The TLB is
      * flushed when it changes. */
     uint64_t apic_moved;
+    /* The bits of physical addresses that are 0: the A20 gate as this vCPU has seen it last. The
+     * TLB is flushed when it changes. */
+    uint64_t a20_low;
     struct x86_platform *platform;
     const struct vcpu_irq_ops *irq;
     void *irq_context;
@@ -217,6 +225,9 @@ struct vcpu {
 };
 
 extern const struct field_table vcpu_state; /* saves all architectural state above */
+
+/* Takes over the state of the A20 gate; on v's thread, or while it stands still. */
+void vcpu_take_a20(struct vcpu *v);
 
 /* All of power-up reset (SDM 3A table 9-1), or INIT, which keeps FPU, MTRRs and TSC. The boot
  * processor (id 0) is then active, others wait for SIPI. The wiring and the counters stay; the

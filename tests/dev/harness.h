@@ -19,6 +19,7 @@
 #include "base/field.h"
 #include "bus/bus.h"
 #include "clock/clock.h"
+#include "dev/a20.h"
 #include "dev/events.h"
 #include "irq/irq.h"
 #include "mem/mem.h"
@@ -32,6 +33,8 @@ struct harness {
     uint64_t instructions;
     _Atomic bool level[IRQ_LINES]; /* the console's thread moves them too */
     _Atomic unsigned rises[IRQ_LINES];
+    struct a20 *a20;
+    bool a20_closed;
     unsigned resets, power_offs, panics, crash_kernels, exits;
     int status;
 };
@@ -55,6 +58,11 @@ static void harness_reset(void *context, const char *by)
     ((struct harness *)context)->resets++;
 }
 
+static void harness_a20(void *context, bool open)
+{
+    ((struct harness *)context)->a20_closed = !open;
+}
+
 static void harness_power_off(void *context)
 {
     ((struct harness *)context)->power_offs++;
@@ -76,6 +84,7 @@ static void harness_debug_exit(void *context, int status)
 
 static const struct machine_events harness_events = {
     .reset = harness_reset,
+    .a20 = harness_a20,
     .power_off = harness_power_off,
     .panic = harness_panic,
     .debug_exit = harness_debug_exit,
@@ -102,11 +111,13 @@ static inline struct harness *harness_create(void)
     bus_init(&h->bus);
     assert_int_equal(clock_create(&config, &h->clock, NULL), 0);
     clock_start(h->clock);
+    assert_int_equal(a20_create(&h->a20, harness_sink(h), NULL), 0);
     return h;
 }
 
 static inline void harness_destroy(struct harness *h)
 {
+    a20_destroy(h->a20);
     clock_destroy(h->clock);
     mem_fini(&h->mem);
     free(h);

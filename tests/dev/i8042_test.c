@@ -8,7 +8,8 @@
 static struct i8042 *create(struct harness *h)
 {
     struct i8042 *k;
-    assert_int_equal(i8042_create(&k, &h->bus, harness_irq(h, GSI), harness_sink(h), NULL), 0);
+    assert_int_equal(i8042_create(&k, &h->bus, harness_irq(h, GSI), h->a20, harness_sink(h), NULL),
+                     0);
     return k;
 }
 
@@ -137,6 +138,37 @@ static void output_port_and_reset(void **state)
     destroy(h, k);
 }
 
+static uint8_t output_port(struct harness *h)
+{
+    outb(h, 0x64, 0xd0);
+    return take(h);
+}
+
+static void a20_gate(void **state)
+{
+    struct harness *h = harness_create(), *g = harness_create();
+    struct i8042 *k = create(h);
+    assert_int_equal(output_port(h) & 2, 2);
+    outb(h, 0x64, 0xd1);
+    outb(h, 0x60, 0xdd);
+    assert_true(h->a20_closed);
+    assert_int_equal(output_port(h) & 2, 0);
+    outb(h, 0x64, 0xdf);
+    assert_false(h->a20_closed);
+    assert_int_equal(output_port(h) & 2, 2);
+    outb(h, 0x64, 0xdd);
+    assert_true(h->a20_closed);
+    harness_round_trip(&a20_state, h->a20, g->a20);
+    assert_true(g->a20_closed);
+    harness_refused(&a20_state, h->a20, "open", 0, 2);
+    harness_refused(&i8042_state, k, "output_port", 0, 3);
+    a20_reset(h->a20);
+    assert_false(h->a20_closed);
+    assert_int_equal(h->resets, 0);
+    harness_destroy(g);
+    destroy(h, k);
+}
+
 static void status_tells_command_from_data(void **state)
 {
     struct harness *h = harness_create();
@@ -187,8 +219,11 @@ static void saved_state(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linux_probe),           cmocka_unit_test(keyboard_probe),
-        cmocka_unit_test(output_port_and_reset), cmocka_unit_test(status_tells_command_from_data),
+        cmocka_unit_test(linux_probe),
+        cmocka_unit_test(keyboard_probe),
+        cmocka_unit_test(output_port_and_reset),
+        cmocka_unit_test(status_tells_command_from_data),
+        cmocka_unit_test(a20_gate),
         cmocka_unit_test(saved_state),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,6 +17,7 @@
 #include "dev/pit.h"
 #include "dev/reset.h"
 #include "dev/rtc.h"
+#include "dev/test_device.h"
 #include "dev/uart.h"
 #include "irq/internal.h"
 #include "rig.h"
@@ -208,25 +209,36 @@ static void legacy_devices(void **state)
 {
     struct uart *uart;
     struct i8042 *i8042;
+    struct a20 *a20;
     struct fw_cfg *fw_cfg;
     struct acpi_pm *pm;
+    struct test_device *device;
+    struct irq_line lines[IRQ_LINES];
+    assert_int_equal(a20_create(&a20, sink(), NULL), 0);
+    for (unsigned n = 0; n < IRQ_LINES; n++)
+        lines[n] = irq_line_of(rig.irq, n);
+    assert_int_equal(test_device_create(&device, &rig.bus, lines, NULL), 0);
     assert_int_equal(uart_create(&uart, &rig.bus, UART_COM1, rig.clock,
                                  irq_line_of(rig.irq, UART_COM1_GSI), NULL, NULL),
                      0);
-    assert_int_equal(i8042_create(&i8042, &rig.bus, irq_line_of(rig.irq, I8042_GSI), sink(), NULL),
-                     0);
+    assert_int_equal(
+        i8042_create(&i8042, &rig.bus, irq_line_of(rig.irq, I8042_GSI), a20, sink(), NULL), 0);
     assert_int_equal(fw_cfg_create(&fw_cfg, &rig.bus, &rig.mem, HARNESS_RAM, 1, NULL), 0);
     assert_int_equal(
         acpi_pm_create(&pm, &rig.bus, rig.clock, irq_line_of(rig.irq, ACPI_SCI), sink(), NULL), 0);
     check(&uart_state, uart, true);
     check(&i8042_state, i8042, true);
+    check(&a20_state, a20, true);
+    check(&test_device_state, device, true);
     check(&fw_cfg_state, fw_cfg, true);
     check(&acpi_pm_state, pm, true);
     rig_hostile(&rig, BUS_PIO, UART_COM1, 8, 10000);
     rig_hostile(&rig, BUS_PIO, 0x60, 5, 10000);
+    test_device_destroy(device);
     acpi_pm_destroy(pm);
     fw_cfg_destroy(fw_cfg);
     i8042_destroy(i8042);
+    a20_destroy(a20);
     uart_destroy(uart);
 }
 
@@ -235,14 +247,17 @@ static void pci_devices(void **state)
     struct pci *pci;
     struct i440fx *bridge;
     struct reset *reset;
+    struct a20 *a20;
+    assert_int_equal(a20_create(&a20, sink(), NULL), 0);
     assert_int_equal(pci_create(&pci, &rig.bus, NULL), 0);
     assert_int_equal(i440fx_create(&bridge, pci, false, NULL), 0);
-    assert_int_equal(reset_create(&reset, &rig.bus, pci, sink(), NULL), 0);
+    assert_int_equal(reset_create(&reset, &rig.bus, pci, a20, sink(), NULL), 0);
     check(&pci_state, pci, true);
     check(&i440fx_state, bridge, true);
     check(&reset_state, reset, true);
     rig_hostile(&rig, BUS_PIO, 0xcf8, 8, 10000);
     reset_destroy(reset);
+    a20_destroy(a20);
     i440fx_destroy(bridge);
     pci_destroy(pci);
 }
@@ -259,6 +274,24 @@ static void paravirtual_clocks(void **state)
     kvmclock_destroy(kvmclock);
 }
 
+static uint64_t no_instructions(void *context)
+{
+    return 0;
+}
+
+/* Which is stopped while its state is loaded. */
+static void vm_clock(void **state)
+{
+    const struct clock_config config = {.source = CLOCK_SOURCE_INSTRUCTIONS,
+                                        .instructions = no_instructions};
+    struct vm_clock *clock;
+    assert_int_equal(clock_create(&config, &clock, NULL), 0);
+    check(&clock_state, clock, true);
+    clock_start(clock);
+    clock_now(clock);
+    clock_destroy(clock);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -268,6 +301,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(legacy_devices, setup, teardown),
         cmocka_unit_test_setup_teardown(pci_devices, setup, teardown),
         cmocka_unit_test_setup_teardown(paravirtual_clocks, setup, teardown),
+        cmocka_unit_test(vm_clock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

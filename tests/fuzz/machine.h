@@ -79,14 +79,18 @@ static inline void fuzz_event_reset(void *context, const char *by)
 {
 }
 
+static inline void fuzz_event_a20(void *context, bool open)
+{
+}
+
 static inline void fuzz_event_power_off(void *context)
 {
 }
 
 static inline struct machine_sink fuzz_sink(void)
 {
-    static const struct machine_events events = {.reset = fuzz_event_reset,
-                                                 .power_off = fuzz_event_power_off};
+    static const struct machine_events events = {
+        .reset = fuzz_event_reset, .a20 = fuzz_event_a20, .power_off = fuzz_event_power_off};
     return (struct machine_sink){&events, NULL};
 }
 

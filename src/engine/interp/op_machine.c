@@ -34,7 +34,7 @@ static const struct insn *port_out(struct vcpu *v, const struct insn *i)
     x86_check_io(v, port, size);
     gate_write(v, BUS_PIO, port, reg_read(v, RAX * 8, size), size);
     x86_watch_io(v, port, size);
-    return insn_next(v, i);
+    return vcpu_requests(v) & VCPU_REQUEST_A20 ? insn_next_slow(v, i) : insn_next(v, i);
 }
 
 static const struct insn *rdmsr(struct vcpu *v, const struct insn *i)
