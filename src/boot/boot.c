@@ -12,6 +12,11 @@
 #define GIB4 (1ull << 32)
 
 /* The first that recognises the file loads it. */
+#define BIOS_SEGMENT 0xf000u
+#define BIOS_MASTER  0xfea5u
+#define BIOS_SLAVE   0xfeb0u
+#define BIOS_NOTHING 0xff53u
+
 static const struct boot_loader *const loaders[] = {&boot_bzimage, &boot_pvh, &boot_multiboot2,
                                                     &boot_multiboot};
 
@@ -61,6 +66,27 @@ static int put_bios_data(struct boot_job *j, struct error *e)
     return boot_put(j, MEMMAP_BDA, bda, sizeof(bda), e);
 }
 
+/* The interrupt table of real mode, as a BIOS leaves it: nothing happens at a vector but the end of
+ * interrupt where the 8259A pair is sent to (8 to 0xf, 0x70 to 0x77). The entry of vector 8 and the
+ * IRET are at the addresses that every PC has had them at. */
+static int put_vectors(struct boot_job *j, struct error *e)
+{
+    static const uint8_t master[] = {0x50, 0xb0, 0x20, 0xe6, 0x20, 0x58, 0xcf};
+    static const uint8_t slave[] = {0x50, 0xb0, 0x20, 0xe6, 0xa0, 0xe6, 0x20, 0x58, 0xcf};
+    static const uint8_t nothing[] = {0xcf}; /* IRET */
+    uint16_t table[256][2];
+    for (unsigned n = 0; n < 256; n++) {
+        table[n][0] = n / 8 == 1 ? BIOS_MASTER : n / 8 == 14 ? BIOS_SLAVE : BIOS_NOTHING;
+        table[n][1] = BIOS_SEGMENT;
+    }
+    int r = boot_put(j, 0, table, sizeof(table), e);
+    if (r == 0)
+        r = boot_put(j, BIOS_SEGMENT * 16 + BIOS_MASTER, master, sizeof(master), e);
+    if (r == 0)
+        r = boot_put(j, BIOS_SEGMENT * 16 + BIOS_SLAVE, slave, sizeof(slave), e);
+    return r != 0 ? r : boot_put(j, BIOS_SEGMENT * 16 + BIOS_NOTHING, nothing, 1, e);
+}
+
 /* ACPI tables and the MP table, which say the same. */
 static int put_tables(struct boot_job *j, struct error *e)
 {
@@ -87,6 +113,12 @@ static int load(struct boot_job *j, struct error *e)
                      "kernel is needed");
 }
 
+bool boot_wants_bios_state(const struct boot_files *f)
+{
+    return f->firmware.data == NULL &&
+           (boot_multiboot2.recognise(&f->kernel) || boot_multiboot.recognise(&f->kernel));
+}
+
 int boot_place(struct mem *m, struct vcpu *bsp, const struct boot_files *f,
                const struct boot_config *c, struct error *e)
 {
@@ -108,6 +140,8 @@ int boot_place(struct mem *m, struct vcpu *bsp, const struct boot_files *f,
         return r;
     j.layout.map = &j.map;
     r = layout_claim(&j.layout, 0, MEM_PAGE_SIZE, "the BIOS data area", e);
+    if (r == 0)
+        r = put_vectors(&j, e);
     if (r == 0)
         r = put_bios_data(&j, e);
     if (r == 0 && c->acpi != NULL)

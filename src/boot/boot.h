@@ -62,6 +62,10 @@ void boot_files_free(struct boot_files *f);
 int boot_place(struct mem *m, struct vcpu *bsp, const struct boot_files *f,
                const struct boot_config *c, struct error *e);
 
+/* Multiboot kernels may count on interrupt controllers and timer as a BIOS leaves them (Multiboot
+ * 0.6.96, 3.2); the memory's part of that boot_place does for all. */
+bool boot_wants_bios_state(const struct boot_files *f);
+
 /* The two in one, the files freed. */
 int boot_load(struct mem *m, struct vcpu *bsp, const struct boot_config *c, struct error *e);
 

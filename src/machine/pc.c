@@ -34,6 +34,14 @@
 #define PIC_MASTER 0x20 /* its command port (8259A) */
 #define PIC_EOI    0x20 /* OCW2, non-specific */
 
+/* Port, value: the 8259A pair at vectors 8 and 0x70, the timer, keyboard, cascade, floppy, mouse
+ * and disk unmasked; channel 0 of the timer at 18.2 Hz. */
+static const uint8_t bios_writes[][2] = {
+    {0x20, 0x11}, {0x21, 0x08}, {0x21, 0x04}, {0x21, 0x01}, {0xa0, 0x11},
+    {0xa1, 0x70}, {0xa1, 0x02}, {0xa1, 0x01}, {0x21, 0xb8}, {0xa1, 0x8f},
+    {0x43, 0x34}, {0x40, 0x00}, {0x40, 0x00},
+};
+
 #define CPUID_ADDRESS_SIZES 0x80000008u /* EAX 7:0: physical address bits (SDM 2A CPUID) */
 
 /* What comes from the user: sizes, names and files are checked before anything is made. */
@@ -307,10 +315,16 @@ static struct acpi_config acpi_of(const struct pc *pc)
     return acpi;
 }
 
+/* The kernel's files in memory, what the firmware that is not there would hold, and the chipset as it
+ * would leave it. */
 static int place(struct pc *pc, struct error *e)
 {
     int rc = boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e);
 
+    for (unsigned i = 0; rc == 0 && boot_wants_bios_state(&pc->files) &&
+                         i < sizeof(bios_writes) / sizeof(bios_writes[0]);
+         i++)
+        bus_write(&pc->bus, 0, BUS_PIO, bios_writes[i][0], bios_writes[i][1], 1);
     return rc == 0 && pc->config->firmware == NULL ? boot_reset_vector_place(&pc->mem, e) : rc;
 }
 

@@ -25,6 +25,9 @@ _start:
         mov     %ax, %ds
         mov     %ax, %es
         mov     %ax, %ss
+        mov     $0xff, %al              /* the BIOS leaves the timer's interrupt on, at vector 8 */
+        out     %al, $0x21
+        out     %al, $0xa1
         mov     $trampoline, %esi
         mov     $AP_AT, %edi
         mov     $trampoline_end - trampoline, %ecx

@@ -178,8 +178,29 @@ static void a20(void)
     verdict("a20/8042");
 }
 
+/* What a multiboot kernel finds of the BIOS (Multiboot 0.6.96, 3.2). */
+static void bios(void)
+{
+    u32 timer = peek(8 * 4);
+    want("timer's interrupt is masked", legacy_pic_masks & 1, 0);
+    want("IRQ 11 is masked", legacy_pic_masks >> 11 & 1, 1);
+    want("vector 8", timer, 0xf000fea5);
+    want("vector 0x76", peek(0x76 * 4), 0xf000feb0);
+    want("vector 0x10", peek(0x10 * 4), 0xf000ff53);
+    want("iret", peek(0xfff53) & 0xff, 0xcf);
+    verdict("bios/vectors");
+    u32 flags = 0;
+    for (u32 n = 0; n < 10000000 && flags == 0; n++) { /* the timer's request at the master */
+        out8(0x20, 0x0a);
+        flags = in8(0x20) & 1;
+    }
+    want("timer ticks", flags, 1);
+    verdict("bios/timer");
+}
+
 void legacy_main(void)
 {
+    bios();
     segments();
     interrupts();
     transfers();

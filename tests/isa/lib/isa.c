@@ -253,6 +253,8 @@ void isa_start(const char *command_line);
 void isa_start(const char *command_line)
 {
     struct table_register idt = {sizeof(isa_idt) - 1, (u64)isa_idt};
+    out8(0x21, 0xff); /* the BIOS leaves the timer's interrupt on, at vector 8 */
+    out8(0xa1, 0xff);
     for (unsigned vector = 0; vector < 256; vector++)
         default_gate(vector);
     isa_tss.rsp[0] = (u64)(isa_ist_stack[0] + 4096);

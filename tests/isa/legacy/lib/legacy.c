@@ -19,6 +19,7 @@ struct tss32 legacy_tss __attribute__((aligned(16)));
 u8 kernel_stack[4096] __attribute__((aligned(4096)));
 u8 user_stack[4096] __attribute__((aligned(4096)));
 u8 fault_stack[4096] __attribute__((aligned(4096)));
+u16 legacy_pic_masks;
 static unsigned cases;
 static char reason[400];
 static unsigned reason_length;
@@ -205,6 +206,9 @@ void legacy_start(void)
         u16 limit;
         u32 base;
     } idt = {sizeof(legacy_idt) - 1, (u32)legacy_idt};
+    legacy_pic_masks = (u16)(in8(0x21) | in8(0xa1) << 8);
+    out8(0x21, 0xff); /* the BIOS leaves the timer's interrupt on, at vector 8 */
+    out8(0xa1, 0xff);
     for (unsigned vector = 0; vector < 256; vector++) {
         bool user = vector == VECTOR_BP || vector == VECTOR_OF || vector == VECTOR_DONE;
         legacy_idt[vector] = gate(CODE, (u32)legacy_vectors[vector], user ? 0xee : 0x8e, 0);

@@ -99,6 +99,7 @@ struct __attribute__((packed)) tss32 {
     u8 io_map[33];
 };
 
+extern u16 legacy_pic_masks; /* of the 8259A pair at the entry, the slave's above */
 extern u64 legacy_gdt[32], legacy_idt[256];
 extern struct tss32 legacy_tss;
 extern u8 legacy_vectors[256][16];
