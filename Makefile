@@ -122,26 +122,16 @@ bench: all guest $(BENCH_DEPS) ## measure, side by side with QEMU (GROUPS, ROUND
 		$(if $(ENGINE),--engine $(ENGINE)) $(BENCH_ARGS) $(GROUPS)
 	@$(if $(GROUPS),,BUILD=$(BUILD) $(if $(ENGINE),ENGINES=$(ENGINE)) bench/smp)
 
-# Fuzzing: every tests/fuzz/foo_fuzz.c is a libFuzzer target over an instrumented library.
-FUZZ := $(sort $(wildcard tests/fuzz/*_fuzz.c))
-FUZZ_BINS := $(FUZZ:%.c=$(BUILD)/%)
 T ?= 60
+N ?= 1000000
 
-fuzz: ## run every fuzz target for T seconds (60)
+fuzz: ## run every fuzz target for T seconds (60) and N executions (1000000) at least
 	@tools/setup fuzz
 	@$(MAKE) --no-print-directory CC=clang SAN=address,undefined BUILD=build-fuzz \
 		CFLAGS="-g -O1 -fsanitize=fuzzer-no-link" fuzz-run
 
-fuzz-run: $(FUZZ_BINS)
-	@$(if $(FUZZ_BINS),,echo "no fuzz targets in tests/fuzz" >&2; exit 1)
-	@set -e; for f in $(FUZZ_BINS); do echo "fuzz $$f"; mkdir -p $$f.corpus; \
-		d=tests/fuzz/$$(basename $$f _fuzz).dict; c=tests/fuzz/$$(basename $$f _fuzz).crashes; \
-		$$f -max_total_time=$(T) -timeout=10 -print_final_stats=1 -rss_limit_mb=2048 -verbosity=0 \
-			$$([ ! -f $$d ] || echo -dict=$$d) -artifact_prefix=$$f. $$f.corpus \
-			$$([ ! -d $$c ] || echo $$c); done
-
-$(FUZZ_BINS): %: %.o $(BUILD)/libdoppel.a
-	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+fuzz-run: $(FUZZ_BINS) $(FUZZ_REPLAYS)
+	@T=$(T) N=$(N) tests/fuzz/drive $(FUZZ_BINS)
 
 PREFIX ?= /usr/local
 install: all ## install the program, its manual and bash completion (DESTDIR, PREFIX)
