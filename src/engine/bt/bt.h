@@ -4,7 +4,8 @@
  *
  *  bt.c        the engine: wiring and the run loop          runtime.c  what translated code calls
  *  cache.c     units, links, invalidation                   stubs.c    common code in the cache
- *  translate.c one unit: decode, plan flags, emit           rewrite.c  one instruction, re-encoded
+ *  translate.c one unit: plan flags, emit                   rewrite.c  one instruction, re-encoded
+ *  decode.c    Zydis, with a memory for shapes              classify.c what is to be done with it
  *  emit_*.c    the kinds of instructions                    trap.c     host signals in guest code
  *  watch.c     --trace and --perf-map
  *

@@ -379,9 +379,8 @@ static void decode(struct bt_vm *vm, const struct bt_unit *u, const uint8_t *pag
         unsigned left = MEM_PAGE_SIZE - offset;
         unsigned n = left < INSN_LENGTH_MAX ? left : INSN_LENGTH_MAX;
         memcpy(i->copy, page + offset, n); /* read once: the guest may change it */
-        i->bytes = i->copy;
         i->offset = (uint16_t)(offset - first);
-        if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, n, &i->in, &i->full) != INSN_OK) {
+        if (!bt_decode(vm, u->key, i, n)) {
             if (s->count == 0) { /* by the interpreter, whatever it is */
                 *i = (struct bt_insn){.kind = KIND_SITE_END, .memory = -1};
                 s->count = 1;
@@ -389,7 +388,6 @@ static void decode(struct bt_vm *vm, const struct bt_unit *u, const uint8_t *pag
             }
             return;
         }
-        classify(vm, u->key, i);
         s->count++;
         s->ends = ends_unit(i);
         offset += i->in.length;

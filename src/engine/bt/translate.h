@@ -57,7 +57,15 @@ struct bt_cold {
     uint8_t count;
 };
 
-#define COLD_MAX (6 * BT_UNIT_INSNS)
+/* An instruction but for the values of its displacement and immediate; see decode.c. */
+struct bt_shape {
+    uint64_t key;                     /* 0: none */
+    int8_t disp_operand, imm_operand; /* -1: none */
+    struct bt_insn insn;
+};
+
+#define BT_SHAPES 1024u
+#define COLD_MAX  (6 * BT_UNIT_INSNS)
 
 struct bt_scratch {
     struct bt_insn insns[BT_UNIT_INSNS + 1];
@@ -67,6 +75,7 @@ struct bt_scratch {
     struct bt_exit exits[BT_UNIT_INSNS + 3];
     struct bt_site sites[BT_UNIT_INSNS + 3];
     struct bt_mark marks[COLD_MAX + BT_UNIT_INSNS + 4];
+    struct bt_shape shapes[BT_SHAPES];
 };
 
 struct translation {
@@ -141,6 +150,10 @@ bool rewrite_possible(const struct bt_insn *i);
  * S0. */
 void rewrite_emit(struct emit *e, const struct bt_insn *i, enum rewrite_memory memory,
                   const uint8_t map[16]);
+
+/* ---- decode.c ---- */
+/* Decodes and classifies i->copy, of which n bytes are good; false: no such instruction there. */
+bool bt_decode(struct bt_vm *vm, uint8_t key, struct bt_insn *i, unsigned n);
 
 /* ---- classify.c ---- */
 void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i);

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/* What is remembered of an instruction's shape gives the same as decoding it afresh, field by
+ * field: random instructions of few shapes, each again and again with other values. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "translation.h"
+
+#define SETS      4000u
+#define OF_ONE    8u
+#define INSN_ROOM (INSN_LENGTH_MAX + 1)
+
+static uint64_t state = 1;
+
+static uint64_t next_random(void) /* SplitMix64 */
+{
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static const struct {
+    uint8_t bytes[3];
+    uint8_t count;
+} beginnings[] = {{{0}, 0},          {{0x48}, 1},       {{0x41}, 1},       {{0x66}, 1},
+                  {{0xf3}, 1},       {{0xf2, 0x48}, 2}, {{0x66, 0x45}, 2}, {{0x65, 0x48}, 2},
+                  {{0xf0}, 1},       {{0x4c, 0x0f}, 2}, {{0x0f}, 1},       {{0x66, 0x0f}, 2},
+                  {{0xf3, 0x0f}, 2}, {{0x64, 0x66}, 2}, {{0xf2, 0x0f}, 2}};
+
+/* Opcode, ModRM and SIB bytes of one set are the same, the rest differs. */
+static void make(uint8_t *out, unsigned beginning, uint64_t shape)
+{
+    unsigned count = beginnings[beginning].count;
+    for (unsigned n = 0; n < INSN_ROOM; n++)
+        out[n] = (uint8_t)next_random();
+    memcpy(out, beginnings[beginning].bytes, count);
+    memcpy(out + count, &shape, 3);
+}
+
+static bool afresh(struct bt_vm *vm, uint8_t key, struct bt_insn *i, unsigned n)
+{
+    i->bytes = i->copy;
+    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, n, &i->in, &i->full) != INSN_OK)
+        return false;
+    classify(vm, key, i);
+    return true;
+}
+
+static void assert_same(const struct bt_insn *a, const struct bt_insn *b)
+{
+    unsigned operands = a->full.insn.operand_count;
+    assert_memory_equal(&a->full.insn, &b->full.insn, sizeof(a->full.insn));
+    assert_memory_equal(a->full.operands, b->full.operands, operands * sizeof(b->full.operands[0]));
+    assert_ptr_equal(a->in.exec, b->in.exec);
+    assert_int_equal(a->in.imm, b->in.imm);
+    assert_int_equal(a->in.disp, b->in.disp);
+    assert_memory_equal(&a->in.op, &b->in.op,
+                        offsetof(struct insn, prefixes) + 1 - offsetof(struct insn, op));
+    assert_int_equal(a->kind, b->kind);
+    assert_int_equal(a->flags_in, b->flags_in);
+    assert_int_equal(a->flags_all, b->flags_all);
+    assert_int_equal(a->flags_out, b->flags_out);
+    assert_int_equal(a->may_fault, b->may_fault);
+    assert_int_equal(a->memory, b->memory);
+}
+
+static void shapes_are_like_decoding(void **test)
+{
+    static const uint8_t keys[] = {0, 5, 9, 14}; /* reaches and vector classes */
+    struct translation_rig *r = translation_create();
+    struct bt_insn seen, fresh;
+    unsigned decoded = 0;
+    (void)test;
+
+    for (unsigned set = 0; set < SETS; set++) {
+        unsigned beginning = (unsigned)(next_random() % (sizeof(beginnings) / sizeof(*beginnings)));
+        uint64_t shape = next_random();
+        uint8_t key = keys[next_random() % sizeof(keys)];
+        for (unsigned n = 0; n < OF_ONE; n++) {
+            memset(&seen, 0, sizeof(seen));
+            memset(&fresh, 0, sizeof(fresh));
+            make(seen.copy, beginning, shape);
+            memcpy(fresh.copy, seen.copy, INSN_ROOM);
+            unsigned length = n < OF_ONE / 2 ? INSN_LENGTH_MAX : 1 + next_random() % 15;
+            bool good = afresh(&r->vm, key, &fresh, length);
+            assert_int_equal(bt_decode(&r->vm, key, &seen, length), good);
+            if (good)
+                assert_same(&seen, &fresh);
+            decoded += good;
+        }
+    }
+    assert_true(decoded > SETS * OF_ONE / 4);
+    translation_destroy(r);
+}
+
+/* All opcodes of the two maps, with each kind of ModRM. */
+static void every_opcode(void **test)
+{
+    struct translation_rig *r = translation_create();
+    struct bt_insn seen, fresh;
+    (void)test;
+
+    for (unsigned n = 0; n < sizeof(beginnings) / sizeof(*beginnings) * 256 * 256; n++) {
+        unsigned beginning = n / 65536;
+        for (unsigned again = 0; again < 2; again++) {
+            memset(&seen, 0, sizeof(seen));
+            memset(&fresh, 0, sizeof(fresh));
+            make(seen.copy, beginning, (n & 0xffff) | 0x250000);
+            memcpy(fresh.copy, seen.copy, INSN_ROOM);
+            bool good = afresh(&r->vm, 14, &fresh, INSN_LENGTH_MAX);
+            assert_int_equal(bt_decode(&r->vm, 14, &seen, INSN_LENGTH_MAX), good);
+            if (good)
+                assert_same(&seen, &fresh);
+        }
+    }
+    translation_destroy(r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shapes_are_like_decoding),
+        cmocka_unit_test(every_opcode),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
