@@ -26,163 +26,79 @@ struct parse {
     uint8_t disp_at, disp_size, imm_at, imm_size, length;
 };
 
-#define ROW2(x)  x, x
-#define ROW4(x)  ROW2(x), ROW2(x)
-#define ROW8(x)  ROW4(x), ROW4(x)
-#define ROW16(x) ROW8(x), ROW8(x)
-#define M        (KNOWN | MODRM)
-#define ALU      ROW4(M), KNOWN | BYTE, KNOWN | WIDE, ROW2(0)
+#define M       KNOWN | MODRM
+#define ALU(at) [at... at + 3] = M, [at + 4] = KNOWN | BYTE, [at + 5] = KNOWN | WIDE
 
 static const uint8_t one_byte[256] = {
-    /* 00 */ ALU,
-    ALU,
-    ALU,
-    ALU,
-    ALU,
-    ALU,
-    ALU,
-    ALU,
-    /* 40 */ ROW16(0),
-    ROW16(KNOWN),
-    /* 60 */ 0,
-    0,
-    0,
-    M,
-    ROW4(0),
-    KNOWN | WIDE,
-    M | WIDE,
-    KNOWN | BYTE,
-    M | BYTE,
-    ROW4(0),
-    /* 70 */ ROW16(KNOWN | BYTE),
-    /* 80 */ M | BYTE,
-    M | WIDE,
-    0,
-    M | BYTE,
-    ROW8(M),
-    0,
-    M,
-    0,
-    M,
-    /* 90 */ ROW8(KNOWN),
-    ROW2(KNOWN),
-    ROW2(0),
-    ROW4(0),
-    /* A0 */ ROW4(0),
-    ROW4(KNOWN),
-    KNOWN | BYTE,
-    KNOWN | WIDE,
-    ROW4(KNOWN),
-    ROW2(KNOWN),
-    /* B0 */ ROW8(KNOWN | BYTE),
-    ROW8(KNOWN | WIDE | LONG),
-    /* C0 */ ROW2(M | BYTE | VALUE),
-    KNOWN | WORD,
-    KNOWN,
-    0,
-    0,
-    M | BYTE,
-    M | WIDE,
-    /* C8 */ 0,
-    KNOWN,
-    0,
-    0,
-    KNOWN,
-    0,
-    0,
-    0,
-    /* D0 */ ROW4(M),
-    ROW4(0),
-    ROW8(0),
-    /* E0 */ ROW8(0),
-    ROW2(KNOWN | WIDE),
-    0,
-    KNOWN | BYTE,
-    ROW4(0),
-    /* F0 */ ROW4(0),
-    0,
-    0,
-    M | BYTE | GROUP,
-    M | WIDE | GROUP,
-    ROW4(0),
-    KNOWN,
-    KNOWN,
-    M,
-    M,
+    ALU(0x00),
+    ALU(0x08),
+    ALU(0x10),
+    ALU(0x18),
+    ALU(0x20),
+    ALU(0x28),
+    ALU(0x30),
+    ALU(0x38),
+    [0x50 ... 0x5f] = KNOWN, /* PUSH, POP */
+    [0x63] = M,
+    [0x68] = KNOWN | WIDE,
+    [0x69] = M | WIDE,
+    [0x6a] = KNOWN | BYTE,
+    [0x6b] = M | BYTE,
+    [0x70 ... 0x7f] = KNOWN | BYTE, /* Jcc */
+    [0x80] = M | BYTE,
+    [0x81] = M | WIDE,
+    [0x83] = M | BYTE,
+    [0x84 ... 0x8b] = M,
+    [0x8d] = M,
+    [0x90 ... 0x99] = KNOWN,
+    [0xa4 ... 0xa7] = KNOWN,
+    [0xa8] = KNOWN | BYTE,
+    [0xa9] = KNOWN | WIDE,
+    [0xaa ... 0xaf] = KNOWN,
+    [0xb0 ... 0xb7] = KNOWN | BYTE,
+    [0xb8 ... 0xbf] = KNOWN | WIDE | LONG,
+    [0xc0 ... 0xc1] = M | BYTE | VALUE, /* shifts and rotates */
+    [0xc2] = KNOWN | WORD,
+    [0xc3] = KNOWN,
+    [0xc6] = M | BYTE,
+    [0xc7] = M | WIDE,
+    [0xc9] = KNOWN,
+    [0xcc] = KNOWN,
+    [0xd0 ... 0xd3] = M,
+    [0xe8 ... 0xe9] = KNOWN | WIDE,
+    [0xeb] = KNOWN | BYTE,
+    [0xf6] = M | BYTE | GROUP,
+    [0xf7] = M | WIDE | GROUP,
+    [0xfc ... 0xfd] = KNOWN,
+    [0xfe ... 0xff] = M,
 };
 
 static const uint8_t two_bytes[256] = {
-    /* 00 */ ROW8(0),
-    0,
-    0,
-    0,
-    KNOWN,
-    ROW4(0),
-    /* 10 */ ROW16(M),
-    /* 20 */ ROW8(0),
-    ROW8(M),
-    /* 30 */ ROW16(0),
-    /* 40 */ ROW16(M),
-    ROW16(M),
-    ROW16(M),
-    /* 70 */ M | BYTE,
-    0,
-    0,
-    0,
-    M,
-    M,
-    M,
-    0,
-    ROW4(0),
-    ROW4(M),
-    /* 80 */ ROW16(KNOWN | WIDE),
-    ROW16(M),
-    /* A0 */ 0,
-    0,
-    0,
-    M,
-    M | BYTE | VALUE,
-    M,
-    0,
-    0,
-    0,
-    0,
-    0,
-    M,
-    M | BYTE | VALUE,
-    M,
-    M,
-    M,
-    /* B0 */ M,
-    M,
-    0,
-    M,
-    0,
-    0,
-    M,
-    M,
-    M,
-    0,
-    M | BYTE | VALUE,
-    M,
-    ROW4(M),
-    /* C0 */ M,
-    M,
-    M | BYTE,
-    M,
-    M | BYTE,
-    M | BYTE,
-    M | BYTE,
-    M,
-    ROW8(KNOWN),
-    /* D0 */ ROW16(M),
-    ROW16(M),
-    ROW8(M),
-    ROW4(M),
-    M,
-    M,
-    M,
-    0,
+    [0x0b] = KNOWN,
+    [0x10 ... 0x1f] = M,
+    [0x28 ... 0x2f] = M,
+    [0x40 ... 0x6f] = M,
+    [0x70] = M | BYTE,
+    [0x74 ... 0x76] = M,
+    [0x7c ... 0x7f] = M,
+    [0x80 ... 0x8f] = KNOWN | WIDE, /* Jcc */
+    [0x90 ... 0x9f] = M,
+    [0xa3] = M,
+    [0xa4] = M | BYTE | VALUE, /* SHLD */
+    [0xa5] = M,
+    [0xab] = M,
+    [0xac] = M | BYTE | VALUE, /* SHRD */
+    [0xad ... 0xb1] = M,
+    [0xb3] = M,
+    [0xb6 ... 0xb8] = M,
+    [0xba] = M | BYTE | VALUE, /* BT and its kind */
+    [0xbb ... 0xc1] = M,
+    [0xc2] = M | BYTE,
+    [0xc3] = M,
+    [0xc4 ... 0xc6] = M | BYTE,
+    [0xc7] = M,
+    [0xc8 ... 0xcf] = KNOWN, /* BSWAP */
+    [0xd0 ... 0xfe] = M,
 };
 
 static bool is_prefix(uint8_t b)
@@ -247,13 +163,18 @@ static struct parse parse(const uint8_t *bytes, uint8_t unit_key)
     return p;
 }
 
+typedef uint64_t __attribute__((aligned(1))) bytes8;
+typedef uint32_t __attribute__((aligned(1))) bytes4;
+typedef uint16_t __attribute__((aligned(1))) bytes2;
+
 static uint64_t value_at(const uint8_t *bytes, unsigned size, bool is_signed)
 {
-    uint64_t value = 0;
-    for (unsigned n = 0; n < size; n++)
-        value |= (uint64_t)bytes[n] << 8 * n;
-    unsigned shift = 64 - 8 * size;
-    return is_signed ? (uint64_t)((int64_t)(value << shift) >> shift) : value;
+    uint64_t value = size == 8   ? *(const bytes8 *)bytes
+                     : size == 4 ? *(const bytes4 *)bytes
+                     : size == 2 ? *(const bytes2 *)bytes
+                                 : *bytes;
+    unsigned unused = 64 - 8 * size;
+    return is_signed ? (uint64_t)((int64_t)(value << unused) >> unused) : value;
 }
 
 static int operand_with(const struct bt_insn *i, ZydisOperandType type)
@@ -308,8 +229,14 @@ static void from_shape(const struct bt_shape *s, const struct parse *p, struct b
     }
 }
 
-bool bt_decode(struct bt_vm *vm, uint8_t key, struct bt_insn *i, unsigned n)
+bool bt_decode(struct bt_vm *vm, uint8_t key, const uint8_t *bytes, unsigned n, struct bt_insn *i)
 {
+    if (n >= sizeof(i->copy))
+        memcpy(i->copy, bytes, sizeof(i->copy));
+    else
+        memcpy(i->copy, bytes, n);
+    if (n > INSN_LENGTH_MAX)
+        n = INSN_LENGTH_MAX;
     struct parse p = parse(i->copy, key);
     struct bt_shape *s =
         &vm->scratch->shapes[(p.key * 0x9e3779b97f4a7c15u) >> 32 & (BT_SHAPES - 1)];

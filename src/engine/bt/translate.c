@@ -376,11 +376,8 @@ static void decode(struct bt_vm *vm, const struct bt_unit *u, const uint8_t *pag
     while ((s->count < BT_UNIT_INSNS || (s->count == BT_UNIT_INSNS && after_sti(s))) &&
            offset < MEM_PAGE_SIZE && !s->ends) {
         struct bt_insn *i = &s->insns[s->count];
-        unsigned left = MEM_PAGE_SIZE - offset;
-        unsigned n = left < INSN_LENGTH_MAX ? left : INSN_LENGTH_MAX;
-        memcpy(i->copy, page + offset, n); /* read once: the guest may change it */
         i->offset = (uint16_t)(offset - first);
-        if (!bt_decode(vm, u->key, i, n)) {
+        if (!bt_decode(vm, u->key, page + offset, MEM_PAGE_SIZE - offset, i)) {
             if (s->count == 0) { /* by the interpreter, whatever it is */
                 *i = (struct bt_insn){.kind = KIND_SITE_END, .memory = -1};
                 s->count = 1;

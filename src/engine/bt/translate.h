@@ -64,7 +64,7 @@ struct bt_shape {
     struct bt_insn insn;
 };
 
-#define BT_SHAPES 1024u
+#define BT_SHAPES 4096u
 #define COLD_MAX  (6 * BT_UNIT_INSNS)
 
 struct bt_scratch {
@@ -152,8 +152,9 @@ void rewrite_emit(struct emit *e, const struct bt_insn *i, enum rewrite_memory m
                   const uint8_t map[16]);
 
 /* ---- decode.c ---- */
-/* Decodes and classifies i->copy, of which n bytes are good; false: no such instruction there. */
-bool bt_decode(struct bt_vm *vm, uint8_t key, struct bt_insn *i, unsigned n);
+/* Decodes and classifies what begins at `bytes`, n of them; they are read once, for the guest may
+ * change them. All of i but its offset. False: no such instruction there. */
+bool bt_decode(struct bt_vm *vm, uint8_t key, const uint8_t *bytes, unsigned n, struct bt_insn *i);
 
 /* ---- classify.c ---- */
 void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i);
