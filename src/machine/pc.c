@@ -315,8 +315,8 @@ static struct acpi_config acpi_of(const struct pc *pc)
     return acpi;
 }
 
-/* The kernel's files in memory, what the firmware that is not there would hold, and the chipset as it
- * would leave it. */
+/* The kernel's files in memory, what the firmware that is not there would hold, and the chipset as
+ * it would leave it. */
 static int place(struct pc *pc, struct error *e)
 {
     int rc = boot_place(&pc->mem, pc->vcpus[0], &pc->files, &pc->boot, e);

@@ -63,7 +63,7 @@ struct tlb_fast {
 #define TLB_FAST_LOG     512u /* entries filled since the last flush; more: all are emptied */
 #define TLB_FAST_REACHES REACH_USER_ALIGNED
 #define TLB_FAST_PAGES   (16u << 10)
-#define TLB_SLOTS        512u
+#define TLB_SLOTS        1024u
 #define TLB_SLOT_LOG     1024u
 #define TLB_SLOT_KEPT    2048u
 /* Of an empty slot, with an addend of 0: only addresses that are not canonical match, and those the

@@ -18,6 +18,7 @@ struct translation_rig {
     struct bt_vm vm;
     struct bt_page first, second;
     struct bt_unit u;
+    bool alone; /* the units to be made: without sharing */
     uint8_t page[2 * MEM_PAGE_SIZE];
     char why[BT_CHECK_WHY];
 };
@@ -60,6 +61,7 @@ static inline void translation_make(struct translation_rig *r, unsigned offset, 
     translation_forget(r);
     r->u = (struct bt_unit){.rip = TRANSLATION_LINEAR + offset,
                             .key = key,
+                            .alone = r->alone,
                             .code = r->vm.first,
                             .page = &r->first,
                             .second = crossing ? &r->second : NULL};

@@ -1,28 +1,90 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest memory operands in translated code: the linear address, and the check that it may be
- * accessed and where it is in the host. Each check has a slot (x86/tlb.h), a copy of a TLB entry
- * chosen by the place in the code: accesses by one register in one unit share a slot, all by RSP
- * share one. So the host's address does not wait for a table look-up by the guest's:
+ * Guest memory operands in translated code: the linear address, the check that it may be accessed,
+ * and where it is in the host. Each check has a slot (x86/tlb.h), a copy of a TLB entry chosen by
+ * the place in the code. So the host's address does not wait for a table look-up by the guest's;
+ * of an operand with a base register alone it is the guest's own operand, with S1 as an index:
  *
- *            mov  S0, S1
- *            add  gs:slot, S1          - linear page: the offset in the page if the slot is this
- *            cmp  $(4096 - size), S1   page's; tag and page crossing in one unsigned comparison
+ *            lea  disp(base), S0
+ *            add  gs:slot, S0          - linear page: the offset in the page if the slot is this
+ *            cmp  $(4096 - size), S0   page's; tag and page crossing in one unsigned comparison
  *            ja   cold
  *            mov  gs:slot+8, S1        host page - linear page
- *     after: access at (S0, S1)
- *     cold:  mov  $what, S1
+ *     after: access at disp(base, S1)
+ *     cold:  sub  gs:slot, S0
+ *            mov  $what, S1
  *            call check                by the table, or bt_do_miss; fills the slot
  *            jmp  after
+ *
+ * One check serves all accesses of the unit by the same registers, as long as these change by
+ * constants only: it is made for the span of them (a fact, struct tr_fact), and each of the others
+ * is `mov gs:slot+8, S1` and itself. Nothing between them touches the slot: it is filled by its own
+ * check, and forgotten by C code that does not return to the same place (bt_do_site). When the span
+ * crosses pages the code goes on in a unit of its own, made without sharing (bt_unit.alone).
  */
 #include "engine/bt/translate.h"
 
 #define RIP_OFFSET  offsetof(struct vcpu, rip)
 #define ZERO_OFFSET offsetof(struct vcpu, zero)
+#define SPAN_MAX    256 /* bytes: longer ones cross pages too often */
 
 static unsigned reach_of(const struct translation *t)
 {
     return t->u->key & BT_KEY_REACH;
+}
+
+/* ---- addresses ---- */
+
+struct tr_address tr_address_of(const struct translation *t, const struct bt_insn *i)
+{
+    const struct insn *in = &i->in;
+    struct tr_address a = {.seg = in->seg == SEG_FS || in->seg == SEG_GS ? in->seg : SEG_DS,
+                           .base = in->base,
+                           .index = in->index,
+                           .scale = in->scale,
+                           .wide = in->address_size == 8,
+                           .disp = in->disp};
+    if (in->base == RIP_OFFSET) { /* disp has the instruction's length in it */
+        a.base = ZERO_OFFSET;
+        a.disp += (int64_t)insn_rip(t, i);
+    }
+    if (a.base == ZERO_OFFSET && a.index == ZERO_OFFSET && !a.wide) {
+        a.disp = (uint32_t)a.disp;
+        a.wide = true;
+    }
+    if (a.index == ZERO_OFFSET)
+        a.scale = 0;
+    return a;
+}
+
+struct tr_address tr_stack(int32_t disp)
+{
+    return (struct tr_address){
+        .seg = SEG_DS, .base = 8 * RSP, .index = ZERO_OFFSET, .wide = true, .disp = disp};
+}
+
+static bool is_constant(const struct tr_address *a)
+{
+    return a->base == ZERO_OFFSET && a->index == ZERO_OFFSET;
+}
+
+static bool is_short(int64_t n)
+{
+    return n == (int32_t)n;
+}
+
+/* An address that is a displacement of the host's. */
+static bool is_short_constant(const struct tr_address *a)
+{
+    return is_constant(a) && a->seg == SEG_DS && is_short(a->disp) &&
+           is_short(-(a->disp & ~(int64_t)0xfff));
+}
+
+/* One register of the host's: the operand needs no scratch register but S1. */
+static bool is_direct(const struct tr_address *a)
+{
+    return a->seg == SEG_DS && a->wide && a->base != ZERO_OFFSET && a->index == ZERO_OFFSET &&
+           host_of(a->base / 8) >= 0;
 }
 
 /* The host register that holds a base or index; loads it into `scratch` when it is in memory. */
@@ -32,74 +94,238 @@ static unsigned address_part(struct translation *t, uint8_t offset, unsigned scr
     if (host >= 0)
         return (unsigned)host;
     emit_load(&t->e, scratch, offset);
+    if (scratch == S1)
+        t->in_s1 = 0;
     return scratch;
 }
 
-static void general_address(struct translation *t, const struct insn *in)
+/* Of registers and displacement alone. */
+void tr_linear_to(struct translation *t, const struct tr_address *a, unsigned to)
 {
-    bool wide = in->address_size == 8;
     unsigned base = EMIT_NO_BASE, index = EMIT_NO_INDEX;
-    if (in->base != ZERO_OFFSET)
-        base = address_part(t, in->base, S0);
-    if (in->index != ZERO_OFFSET)
-        index = address_part(t, in->index, S1);
-    if (base == EMIT_NO_BASE && index == EMIT_NO_INDEX)
-        emit_mov_constant(&t->e, S0, wide ? (uint64_t)(int64_t)in->disp : (uint32_t)in->disp);
-    else if (wide && index == EMIT_NO_INDEX && in->disp == 0)
-        emit_mov(&t->e, S0, base);
+    if (is_constant(a)) {
+        emit_mov_constant(&t->e, to, (uint64_t)a->disp);
+        return;
+    }
+    if (a->base != ZERO_OFFSET)
+        base = address_part(t, a->base, S0);
+    if (a->index != ZERO_OFFSET)
+        index = address_part(t, a->index, S1);
+    if (a->wide && index == EMIT_NO_INDEX && a->disp == 0)
+        emit_mov(&t->e, to, base);
     else
-        emit_lea(&t->e, wide, S0, base, index, in->scale, in->disp);
+        emit_lea(&t->e, a->wide, to, base, index, a->scale, (int32_t)a->disp);
 }
 
-void tr_address(struct translation *t, const struct bt_insn *i)
+/* RFLAGS survive. */
+void tr_linear(struct translation *t, const struct tr_address *a)
 {
-    const struct insn *in = &i->in;
-    if (in->base == RIP_OFFSET) { /* disp has the instruction's length in it */
-        uint64_t a = insn_rip(t, i) + (uint64_t)(int64_t)in->disp;
-        emit_mov_constant(&t->e, S0, in->address_size == 8 ? a : (uint32_t)a);
+    uint32_t segment = (uint32_t)(VCPU_OFFSET(seg[0].base) + a->seg * sizeof(struct x86_segment));
+    if (a->seg == SEG_DS) {
+        tr_linear_to(t, a, S0);
+    } else if (is_constant(a) && is_short(a->disp)) {
+        emit_load(&t->e, S0, segment);
+        emit_lea(&t->e, true, S0, S0, EMIT_NO_INDEX, 0, (int32_t)a->disp);
     } else {
-        general_address(t, in);
+        tr_linear_to(t, a, S0);
+        emit_load(&t->e, S1, segment);
+        emit_lea(&t->e, true, S0, S0, S1, 0, 0);
+        t->in_s1 = 0;
     }
-    if (in->seg == SEG_FS || in->seg == SEG_GS)
-        emit_gs(&t->e, true, 0x03, S0,
-                VCPU_OFFSET(seg[0].base) + in->seg * sizeof(struct x86_segment));
 }
 
 /* ---- slots ---- */
 
-#define SLOT_STACK 0u
-#define SLOT_FS    1u
-#define SLOT_FIRST 2u /* given out from here on, round and round */
+/* Of which there are TLB_SLOTS: by RSP; by FS; by GS and a displacement; constant addresses; and
+ * those given out round and round. */
+enum {
+    SLOT_STACK,
+    SLOT_FS,
+    SLOT_GS,
+    SLOT_CONSTANT = SLOT_GS + 16,
+    SLOT_FIRST = SLOT_CONSTANT + 128
+};
 
-static unsigned slot_new(struct translation *t)
+static unsigned slot_of(struct translation *t, const struct tr_address *a)
 {
+    uint64_t page = (uint64_t)a->disp >> 12;
+    if (a->base == 8 * RSP && a->index == ZERO_OFFSET)
+        return SLOT_STACK;
+    if (a->seg == SEG_FS)
+        return SLOT_FS;
+    if (a->seg == SEG_GS && is_constant(a))
+        return SLOT_GS + page % (SLOT_CONSTANT - SLOT_GS);
+    if (is_constant(a))
+        return SLOT_CONSTANT + page % (SLOT_FIRST - SLOT_CONSTANT);
     return SLOT_FIRST + t->vm->next_slot++ % (TLB_SLOTS - SLOT_FIRST);
 }
 
-/* By the registers of the operand, within the unit; i NULL = the stack. */
-static unsigned slot_of(struct translation *t, const struct bt_insn *i)
+/* ---- what is known already ---- */
+
+static bool same_registers(const struct tr_address *a, const struct tr_address *b)
 {
-    if (i == NULL || i->in.base == 8 * RSP)
-        return SLOT_STACK;
-    if (i->in.seg == SEG_FS)
-        return SLOT_FS;
-    if (i->in.base == RIP_OFFSET)
-        return SLOT_FIRST +
-               ((insn_rip(t, i) + (uint64_t)(int64_t)i->in.disp) >> 12) % (TLB_SLOTS - SLOT_FIRST);
-    unsigned reg = i->in.base != ZERO_OFFSET ? i->in.base / 8 : i->in.index / 8;
-    if (reg >= 16 || i->in.seg == SEG_GS)
-        return slot_new(t);
-    if (t->slots[reg] == 0)
-        t->slots[reg] = (uint16_t)slot_new(t);
-    return t->slots[reg];
+    return a->seg == b->seg && a->base == b->base && a->index == b->index && a->scale == b->scale &&
+           a->wide == b->wide;
 }
 
-static uint32_t slot_offset(const struct translation *t, unsigned slot, bool write)
+static struct tr_fact *find_fact(struct translation *t, const struct tr_address *a, unsigned size,
+                                 bool write)
 {
-    return ((reach_of(t) * 2 + write) * TLB_SLOTS + slot) * (uint32_t)sizeof(struct tlb_fast);
+    for (unsigned n = 0; n < TR_FACTS; n++) {
+        struct tr_fact *f = &t->facts[n];
+        if (f->slot != 0 && same_registers(&f->of, a) && a->disp >= f->low &&
+            a->disp + size <= f->high && (f->write || !write))
+            return f;
+    }
+    return NULL;
 }
 
-/* For accesses that are here today and there tomorrow. */
+void tr_forget(struct translation *t)
+{
+    memset(t->facts, 0, sizeof(t->facts));
+    t->in_s1 = 0;
+}
+
+static bool depends(uint8_t offset, uint16_t registers)
+{
+    return offset != ZERO_OFFSET && (registers >> offset / 8 & 1) != 0;
+}
+
+/* By how much the instruction moves the address; false: it may be any other afterwards. */
+static bool moves_by(const struct bt_insn *i, const struct tr_address *a, int32_t *by)
+{
+    *by = 0;
+    if (depends(a->index, i->writes))
+        return false;
+    if (!depends(a->base, i->writes))
+        return true;
+    *by = i->add;
+    return i->adds_to == a->base / 8;
+}
+
+void tr_wrote(struct translation *t, const struct bt_insn *i)
+{
+    int32_t by;
+    for (unsigned n = 0; n < TR_FACTS; n++) {
+        struct tr_fact *f = &t->facts[n];
+        if (f->slot == 0)
+            continue;
+        if (!moves_by(i, &f->of, &by) || (i->kind == KIND_SWAPGS && f->of.seg == SEG_GS))
+            f->slot = 0;
+        f->low -= by;
+        f->high -= by;
+    }
+}
+
+static void note(struct translation *t, const struct tr_address *a, int64_t low, int64_t high,
+                 bool write, uint32_t slot)
+{
+    struct tr_fact *free = NULL;
+    for (unsigned n = 0; n < TR_FACTS && free == NULL; n++)
+        free = t->facts[n].slot == 0 ? &t->facts[n] : NULL;
+    if (free == NULL)
+        free = &t->facts[t->next_fact++ % TR_FACTS];
+    *free = (struct tr_fact){.of = *a, .low = low, .high = high, .write = write, .slot = slot};
+}
+
+/* ---- what is to come ---- */
+
+struct span {
+    const struct tr_address *of;
+    int64_t low, high;
+    bool write;
+    int64_t moved; /* the registers since */
+    unsigned uses;
+};
+
+static void extend(struct span *s, const struct tr_address *a, unsigned size, bool write)
+{
+    int64_t low = a->disp + s->moved, high = low + size;
+    if ((write && !s->write) || !same_registers(a, s->of))
+        return;
+    low = low < s->low ? low : s->low;
+    high = high > s->high ? high : s->high;
+    if (high - low > SPAN_MAX)
+        return;
+    s->low = low;
+    s->high = high;
+    s->uses++;
+}
+
+static void extend_by(const struct translation *t, struct span *s, const struct bt_insn *i)
+{
+    struct tr_address a;
+    if (i->memory >= 0 && i->kind != KIND_LEA) {
+        const ZydisDecodedOperand *o = &i->full.operands[i->memory];
+        a = tr_address_of(t, i);
+        extend(s, &a, o->size / 8, (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0);
+    }
+    if (i->pushes) {
+        a = tr_stack(-8);
+        extend(s, &a, 8, true);
+    } else if (i->kind == KIND_POP || i->kind == KIND_RET) {
+        a = tr_stack(0);
+        extend(s, &a, 8, false);
+    }
+}
+
+/* Behind STI the unit must go on to the next instruction. */
+static bool may_share(const struct translation *t, const struct tr_address *a)
+{
+    return !t->u->alone && a->wide && !(is_constant(a) && a->seg == SEG_DS) && !tr_is_shielded(t);
+}
+
+/* What one check is to serve: accesses by the same registers until these are lost or C code runs.
+ */
+static struct span span_of(const struct translation *t, const struct tr_address *a, unsigned size,
+                           bool write)
+{
+    struct span s = {.of = a, .low = a->disp, .high = a->disp + size, .write = write};
+    int32_t by;
+    if (!may_share(t, a))
+        return s;
+    for (const struct bt_insn *i = t->i; i < t->s->insns + t->s->count; i++) {
+        if (i->kind == KIND_SITE || i->kind == KIND_SITE_END)
+            break;
+        extend_by(t, &s, i);
+        if (!moves_by(i, a, &by))
+            break;
+        s.moved += by;
+    }
+    return s;
+}
+
+/* ---- checks ---- */
+
+/* A slot serves one address: an older fact of it ends. */
+static void forget_slot(struct translation *t, uint32_t slot)
+{
+    for (unsigned n = 0; n < TR_FACTS; n++)
+        if (t->facts[n].slot == slot)
+            t->facts[n].slot = 0;
+    if (t->in_s1 == slot)
+        t->in_s1 = 0;
+}
+
+static struct bt_cold *new_check(struct translation *t, unsigned size, bool write, uint32_t flags,
+                                 unsigned slot)
+{
+    struct bt_cold *c = &t->s->cold[t->cold_count++];
+    uint32_t number = (reach_of(t) * 2 + write) * TLB_SLOTS + slot;
+    *c = (struct bt_cold){
+        .kind = COLD_CHECK,
+        .what = (MEM_PAGE_SIZE - size) | (write ? BT_CHECK_WRITE : 0) | flags | number << 16,
+        .slot = (uint32_t)(VCPU_OFFSET(tlb.slots) + number * sizeof(struct tlb_fast)),
+        .stub = t->vm->stubs.check[reach_of(t)][write],
+        .rip = t->i->offset,
+        .count = (uint8_t)t->uncounted,
+        .maker = t->saved ? NULL : t->maker,
+    };
+    forget_slot(t, c->slot);
+    return c;
+}
+
+/* For accesses that are here today and there tomorrow: S0, S1. */
 static void put_check_by_table(struct translation *t, struct bt_cold *c, unsigned size, bool write)
 {
     struct emit *e = &t->e;
@@ -115,55 +341,140 @@ static void put_check_by_table(struct translation *t, struct bt_cold *c, unsigne
     emit_gs_index(e, true, 0x2b, S0, S1, c->table);
     emit_gs_index(e, true, 0x8b, S1, S1, c->table + 8);
     c->after = e->at;
-    t->host = false;
 }
 
-void tr_check(struct translation *t, const struct bt_insn *i, unsigned size, bool write, bool quiet)
+/* `reg` holds the lowest address of the span. */
+static void put_compare(struct translation *t, struct bt_cold *c, unsigned reg, unsigned span)
 {
     struct emit *e = &t->e;
-    uint32_t slot = slot_offset(t, slot_of(t, i), write);
-    struct bt_cold *c = &t->s->cold[t->cold_count++];
-    *c = (struct bt_cold){
-        .what = (MEM_PAGE_SIZE - size) | (write ? BT_CHECK_WRITE : 0) |
-                (quiet ? BT_CHECK_QUIET : 0) | slot << 16,
-        .stub = t->vm->stubs.check[reach_of(t)][write],
-        .rip = t->i->offset,
-        .count = (uint8_t)t->uncounted,
-    };
-    if (bt_is_scattered(t->vm, insn_rip(t, t->i))) {
-        put_check_by_table(t, c, size, write);
+    emit_gs(e, true, 0x03, reg, c->slot);
+    EMIT(e, 0x49, 0x81, (uint8_t)(0xf8 | (reg & 7)));
+    emit_u32(e, MEM_PAGE_SIZE - span);
+    c->patch = emit_jcc(e, 7); /* ja */
+    emit_load(e, S1, c->slot + 8);
+    c->after = e->at;
+}
+
+/* The page of a constant address is a constant. */
+static void put_check_constant(struct translation *t, struct bt_cold *c, const struct tr_address *a)
+{
+    struct emit *e = &t->e;
+    c->form = CHECK_OF_CONSTANT;
+    c->target = (uint64_t)a->disp;
+    EMIT(e, 0x65, 0x48, 0x81, 0x3c, 0x25); /* cmpq $- page, %gs:slot */
+    emit_u32(e, c->slot);
+    emit_u32(e, (uint32_t) - (a->disp & ~(int64_t)0xfff));
+    c->patch = emit_jcc(e, 5); /* jne */
+    emit_load(e, S1, c->slot + 8);
+    c->after = e->at;
+}
+
+/* Of an address that is no constant, or none of the host's. */
+static void put_check_span(struct translation *t, struct bt_cold *c, const struct tr_address *a,
+                           const struct span *s)
+{
+    struct emit *e = &t->e;
+    unsigned span = (unsigned)(s->high - s->low);
+    c->span = s->uses > 1 ? span : 0;
+    c->back = (int32_t)(a->disp - s->low);
+    if (is_direct(a)) {
+        struct tr_address low = *a;
+        low.disp = s->low;
+        c->form = CHECK_OF_OFFSET;
+        tr_linear_to(t, &low, S0);
+        put_compare(t, c, S0, span);
         return;
     }
-    slot += VCPU_OFFSET(tlb.slots);
-    emit_mov(e, S1, S0);
-    emit_gs(e, true, 0x03, S1, slot);
-    EMIT(e, 0x49, 0x81, 0xfb); /* cmp $…, %r11 */
-    emit_u32(e, MEM_PAGE_SIZE - size);
-    c->patch = emit_jcc(e, 7); /* ja */
-    emit_load(e, S1, slot + 8);
-    c->after = e->at;
-    t->host = false;
+    tr_linear(t, a);
+    if (c->back == 0)
+        emit_mov(e, S1, S0);
+    else
+        emit_lea(e, true, S1, S0, EMIT_NO_INDEX, 0, -c->back);
+    put_compare(t, c, S1, span);
 }
 
-void tr_check_line(struct translation *t, unsigned size)
+/* Notes only what the check leaves in the slot whichever way it goes: not an access across pages,
+ * which is served without one. */
+static void put_check(struct translation *t, const struct tr_address *a, unsigned size, bool write,
+                      uint32_t flags)
+{
+    struct bt_cold *c = new_check(t, size, write, flags, slot_of(t, a));
+    struct span s = span_of(t, a, size, write);
+    bool in_page = (a->disp & 0xfff) + size <= MEM_PAGE_SIZE;
+    if (is_short_constant(a) && in_page)
+        put_check_constant(t, c, a);
+    else
+        put_check_span(t, c, a, &s);
+    t->in_s1 = 0;
+    if (is_constant(a) && a->seg == SEG_DS && in_page)
+        note(t, a, a->disp & ~(int64_t)0xfff, (a->disp & ~(int64_t)0xfff) + MEM_PAGE_SIZE, write,
+             c->slot);
+    else if (s.uses > 1)
+        note(t, a, s.low, s.high, write, c->slot);
+    else
+        return;
+    t->in_s1 = c->slot;
+}
+
+void tr_check_line(struct translation *t, const struct tr_address *a, unsigned size)
 {
     struct emit *e = &t->e;
-    struct bt_cold *c = &t->s->cold[t->cold_count++];
-    *c = (struct bt_cold){.what = BT_CHECK_WRITE | BT_CHECK_SPLIT |
-                                  slot_offset(t, SLOT_STACK, true) << 16,
-                          .stub = t->vm->stubs.check[reach_of(t)][true],
-                          .rip = t->i->offset,
-                          .count = (uint8_t)t->uncounted};
+    tr_save_flags(t);
+    t->host = false;
+    tr_linear(t, a);
+    struct bt_cold *c = new_check(t, MEM_PAGE_SIZE, true, BT_CHECK_SPLIT, SLOT_STACK);
     emit_lea(e, true, S1, S0, EMIT_NO_INDEX, 0, (int32_t)size - 1);
     EMIT(e, 0x4d, 0x31, 0xd3);       /* xor %r10, %r11 */
     EMIT(e, 0x41, 0xf6, 0xc3, 0x40); /* test $64, %r11b */
     c->patch = emit_jcc(e, 5);       /* jne */
     c->after = e->at;
     t->host = false;
+    t->in_s1 = 0;
 }
 
-void tr_check_fold(struct translation *t, const struct bt_insn *i, unsigned size, bool write)
+/* ---- operands ---- */
+
+static struct tr_operand operand_of(const struct tr_address *a)
 {
-    tr_check(t, i, size, write, false);
+    if (is_direct(a))
+        return (struct tr_operand){(uint8_t)host_of(a->base / 8), S1, (int32_t)a->disp};
+    if (is_short_constant(a))
+        return (struct tr_operand){S1, EMIT_NO_INDEX, (int32_t)a->disp};
+    return (struct tr_operand){S0, S1, 0};
+}
+
+struct tr_operand tr_access(struct translation *t, const struct tr_address *a, unsigned size,
+                            bool write, uint32_t flags)
+{
+    const struct tr_fact *f = a->wide ? find_fact(t, a, size, write) : NULL;
+    if (f != NULL) {
+        struct tr_operand o = operand_of(a);
+        if (o.base == S0)
+            tr_linear(t, a);
+        if (t->in_s1 != f->slot)
+            emit_load(&t->e, S1, f->slot + 8);
+        t->in_s1 = f->slot;
+        return o;
+    }
+    tr_leave_flags(t);
+    if (bt_is_scattered(t->vm, insn_rip(t, t->i))) {
+        tr_linear(t, a);
+        put_check_by_table(t, new_check(t, size, write, flags, slot_of(t, a)), size, write);
+        t->in_s1 = 0;
+        return (struct tr_operand){S0, S1, 0};
+    }
+    put_check(t, a, size, write, flags);
+    if (is_short_constant(a) && (a->disp & 0xfff) + size > MEM_PAGE_SIZE)
+        return (struct tr_operand){S0, S1, 0}; /* S0 was needed for the check */
+    return operand_of(a);
+}
+
+unsigned tr_free_scratch(struct translation *t, struct tr_operand *o)
+{
+    if (o->base != S0)
+        return S0;
     emit_lea(&t->e, true, S0, S0, S1, 0, 0);
+    *o = (struct tr_operand){S0, EMIT_NO_INDEX, 0};
+    t->in_s1 = 0;
+    return S1;
 }

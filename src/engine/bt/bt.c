@@ -109,11 +109,15 @@ static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
     l->vm = vm;
     l->filled[0] = BT_LOG + 1; /* the tables are to be emptied first */
     l->generation = UINT64_MAX;
-    return 0;
+    err = bt_returns_create(l, e);
+    if (err != 0)
+        engine_interp.vcpu_fini(v);
+    return err;
 }
 
 static void vcpu_fini(struct vcpu *v)
 {
+    bt_returns_destroy(bt_local(v));
     free(bt_local(v)->found);
     engine_interp.vcpu_fini(v);
 }
@@ -133,7 +137,8 @@ static enum exit_reason run_once(struct vcpu *v)
         const uint8_t *code = bt_find_code(v);
         if (code != NULL) {
             bt_vector_load(v);
-            l->flags = v->rflags;
+            l->flags = bt_flags_of(v->rflags);
+            bt_returns_forget(v);
             l->vm->stubs.enter(v, code);
             return EXIT_NONE;
         }

@@ -6,11 +6,13 @@
  *  cache.c     units, links, invalidation                   stubs.c    common code in the cache
  *  translate.c one unit: plan flags, emit                   rewrite.c  one instruction, re-encoded
  *  decode.c    Zydis, with a memory for shapes              classify.c what is to be done with it
+ *  address.c   memory operands, checked                     effects.c  what it does with registers
+ *  flags.c     where the flags are                          return.c   calls and returns
  *  emit_*.c    the kinds of instructions                    trap.c     host signals in guest code
  *  watch.c     --trace and --perf-map
  *
  * Host registers in translated code:
- *   rsp        doppel's own stack, constant, 16-byte aligned
+ *   rsp        the return stack (return.c): the host's half of the guest's calls
  *   gs base    struct vcpu
  *   r10, r11   scratch (S0, S1)
  *   r15        the guest's RSP
@@ -63,10 +65,10 @@ struct bt_page;
 struct bt_exit {
     struct bt_unit *from;
     uint64_t target; /* guest RIP */
-    uint8_t *patch;  /* rel32, writable alias, aligned to 4 */
+    uint8_t *patch;  /* rel32, writable alias, within an aligned quadword */
     uint8_t *unlinked;
-    uint16_t rip;    /* of the jump: offset from from->rip */
     bool host_flags; /* flags are in RFLAGS at the jump; else saved */
+    bool alone;      /* to the unit made without sharing */
     bool crossing;   /* to another page: through the target's enter_crossing */
     struct bt_unit *to;
     struct bt_exit *next_incoming;
@@ -92,7 +94,8 @@ struct bt_mark {
 struct bt_unit {
     uint64_t rip, physical; /* physical: of the first byte */
     uint8_t key;
-    _Atomic bool dead;                 /* set before bt_vm.generation moves for it */
+    bool alone;        /* each access has its own check: where those of several cross pages */
+    _Atomic bool dead; /* set before bt_vm.generation moves for it */
     uint8_t *code, *code_end;          /* writable alias */
     uint8_t *enter_saved, *enter_host; /* with flags saved, or in RFLAGS */
     uint8_t *enter_crossing; /* with flags saved, from a page that does not know this mapping */
@@ -128,7 +131,9 @@ struct bt_stubs {
     void (*vector_load[4])(struct vcpu *v);
     /* writable alias, for emitters: jumped to, but check, which is called */
     uint8_t *leave, *link, *site, *indirect, *find, *fault;
-    uint8_t *check[TLB_FAST_REACHES][2]; /* by reach and write */
+    uint8_t *unpaired[TLB_FAST_REACHES];  /* a RET to S0 that its CALL does not expect */
+    uint8_t *underflow[TLB_FAST_REACHES]; /* a RET to S0 without a CALL on the return stack */
+    uint8_t *check[TLB_FAST_REACHES][2];  /* by reach and write */
 };
 
 struct bt_vm {
@@ -187,7 +192,10 @@ struct bt_found {
 
 /* v->engine_local */
 struct bt_local {
-    uint64_t flags; /* the guest's arithmetic flags as PUSHFQ wrote them; other bits are noise */
+    uint16_t flags; /* the guest's arithmetic flags: bt_flags_of */
+    /* vcpu.requests as they were when C code found nothing to do about them: an interrupt while IF
+     * is clear. A poll leads out when they are others; STI makes it none. */
+    uint32_t held, not_held; /* its complement */
     uint64_t temp[8];
     uint8_t bounce[64]; /* what a load across pages reads */
     struct vcpu *self;
@@ -196,6 +204,11 @@ struct bt_local {
     uint64_t fault_pc;
     uint64_t branch; /* RIP of an indirect jump that was not served, and what it did to RSP */
     int32_t undo;
+    uint32_t last_ret; /* where in the code memory the last RET was */
+    /* The C stack while translated code runs; rsp of translated code while C does; its first and
+     * last place: return.c. */
+    uint64_t c_stack, returns, returns_base, returns_limit;
+    uint8_t *return_stack;
     /* That jumps and tokens were filled under. */
     uint64_t generation, fetch_generation, global_generation;
     uint8_t vector_live; /* host registers hold the guest's vector state */
@@ -220,6 +233,16 @@ struct bt_local {
 
 _Static_assert(sizeof(struct bt_local) <= VCPU_ENGINE_LOCAL, "bt_local has outgrown its place");
 
+/* Arithmetic flags as LAHF and SETO AL leave them in AX. */
+static inline uint16_t bt_flags_of(uint64_t rflags)
+{
+    return (uint16_t)((rflags & (FLAGS_ARITHMETIC & 0xff)) << 8 | (rflags / FLAG_OF & 1));
+}
+static inline uint64_t bt_rflags_of(uint16_t flags)
+{
+    return (flags >> 8 & FLAGS_ARITHMETIC) | (flags & 1) * FLAG_OF;
+}
+
 static inline struct bt_local *bt_local(struct vcpu *v)
 {
     return (struct bt_local *)v->engine_local;
@@ -234,7 +257,7 @@ static inline const uint8_t *bt_exec(const struct bt_vm *vm, const uint8_t *writ
 
 /* The unit at v->rip, translated if need be. Raises #PF, #GP. NULL: requests must be served first,
  * or the code is not for this engine (then it is the interpreter's). */
-struct bt_unit *bt_find(struct vcpu *v);
+struct bt_unit *bt_find(struct vcpu *v, bool alone);
 /* The same: its entry with flags saved, exec alias. */
 const uint8_t *bt_find_code(struct vcpu *v);
 /* The unit that holds this address of the cache, or NULL. */
@@ -280,14 +303,15 @@ const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what); /* or
 const uint8_t *bt_do_fault(struct vcpu *v, uint64_t flags);
 /* After a raise: v->rip as it was at the miss that raised. */
 void bt_settle(struct vcpu *v);
-/* Whether an instruction boundary has something to do; whether translated code may run next. */
+/* Whether an instruction boundary has something to do. */
 bool bt_pending(const struct vcpu *v);
+/* Nothing of that, and translated code may run next: it will not be led out by what is held. */
 bool bt_may_run(struct vcpu *v);
 void bt_vector_save(struct vcpu *v);
 void bt_vector_load(struct vcpu *v);
 extern const struct gate_ops bt_gate;
 
-/* `what` of a check that its slot did not serve: 4096 - size, flags, byte offset of the slot << 16
+/* `what` of a check that its slot did not serve: 4096 - size, flags, number of the slot << 16
  */
 #define BT_CHECK_LIMIT   0xfffu
 #define BT_CHECK_WRITE   0x1000u
@@ -296,6 +320,12 @@ extern const struct gate_ops bt_gate;
 #define BT_CHECK_SPLIT                                                        \
     0x4000u /* LOCK across cache lines: the interpreter stops the other vCPUs \
              */
+
+/* ---- return.c ---- */
+int bt_returns_create(struct bt_local *l, struct error *e);
+void bt_returns_destroy(struct bt_local *l);
+/* All calls under way are forgotten: each of their returns will look its target up. */
+void bt_returns_forget(struct vcpu *v);
 
 /* ---- watch.c ---- */
 

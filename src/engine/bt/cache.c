@@ -134,10 +134,12 @@ static void token_enter(struct vcpu *v, uint64_t linear, uint32_t token)
 
 /* ---- look-up; the code lock is held ---- */
 
-static struct bt_unit *look_up(struct bt_vm *vm, uint64_t rip, uint64_t physical, uint8_t key)
+static struct bt_unit *look_up(struct bt_vm *vm, uint64_t rip, uint64_t physical, uint8_t key,
+                               bool alone)
 {
     struct bt_unit *u = vm->hash[hash_of(rip, physical, key)];
-    while (u != NULL && (u->rip != rip || u->physical != physical || u->key != key))
+    while (u != NULL &&
+           (u->rip != rip || u->physical != physical || u->key != key || u->alone != alone))
         u = u->hash_next;
     return u;
 }
@@ -435,7 +437,7 @@ static struct bt_unit *make_locked(struct bt_vm *vm, const struct bt_unit *wante
     struct bt_chunk *chunk = vm->chunks;
     size_t used = chunk != NULL ? chunk->used : 0;
     interp_lock_code(vm->interp);
-    struct bt_unit *other = look_up(vm, wanted->rip, wanted->physical, wanted->key);
+    struct bt_unit *other = look_up(vm, wanted->rip, wanted->physical, wanted->key, wanted->alone);
     interp_unlock_code(vm->interp);
     if (other != NULL || !room(vm))
         return other;
@@ -451,7 +453,7 @@ static struct bt_unit *make_locked(struct bt_vm *vm, const struct bt_unit *wante
     return NULL;
 }
 
-static struct bt_unit *make(struct vcpu *v, uint8_t key, struct source *from)
+static struct bt_unit *make(struct vcpu *v, uint8_t key, bool alone, struct source *from)
 {
     struct bt_vm *vm = bt_local(v)->vm;
     uint64_t linear = v->rip & MEM_PAGE_MASK, generation[2] = {0};
@@ -478,6 +480,7 @@ static struct bt_unit *make(struct vcpu *v, uint8_t key, struct source *from)
     struct bt_unit wanted = {.rip = v->rip,
                              .physical = from->physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)),
                              .key = key,
+                             .alone = alone,
                              .page = page,
                              .second = second};
     pthread_mutex_lock(&vm->translating);
@@ -519,7 +522,7 @@ static bool fetch(struct vcpu *v, struct source *from)
     return true;
 }
 
-static struct bt_unit *find(struct vcpu *v, struct source *from)
+static struct bt_unit *find(struct vcpu *v, bool alone, struct source *from)
 {
     struct bt_local *l = bt_local(v);
     uint8_t key = bt_key(v);
@@ -527,10 +530,10 @@ static struct bt_unit *find(struct vcpu *v, struct source *from)
     l->counters.lookups++;
     interp_lock_code(l->vm->interp);
     struct bt_unit *u =
-        look_up(l->vm, v->rip, from->physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)), key);
+        look_up(l->vm, v->rip, from->physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)), key, alone);
     interp_unlock_code(l->vm->interp);
     if (u == NULL)
-        u = make(v, key, from);
+        u = make(v, key, alone, from);
     if (u != NULL && u->second != NULL && !second_holds(v, u))
         u = NULL;
     /* It may have been killed since it was looked up, and this refresh have been the one for it:
@@ -546,10 +549,10 @@ static struct bt_unit *find(struct vcpu *v, struct source *from)
     return u;
 }
 
-struct bt_unit *bt_find(struct vcpu *v)
+struct bt_unit *bt_find(struct vcpu *v, bool alone)
 {
     struct source from = {0};
-    return fetch(v, &from) ? find(v, &from) : NULL;
+    return fetch(v, &from) ? find(v, alone, &from) : NULL;
 }
 
 const uint8_t *bt_find_code(struct vcpu *v)
@@ -566,7 +569,7 @@ const uint8_t *bt_find_code(struct vcpu *v)
         token_enter(v, v->rip & MEM_PAGE_MASK, f->token);
         return f->code;
     }
-    const struct bt_unit *u = find(v, &from);
+    const struct bt_unit *u = find(v, false, &from);
     if (u == NULL)
         return NULL;
     const uint8_t *code = bt_exec(l->vm, u->enter_saved);

@@ -15,10 +15,16 @@ enum { BYTE_NEW, BYTE_START, BYTE_INSIDE };
 struct graph {
     struct check c;
     ZydisDecoder decoder;
-    struct check_state *states; /* at each byte that an instruction starts at */
-    uint8_t *bytes;             /* what each byte is */
-    uint8_t *waiting;           /* instructions to be looked at (again) */
-    unsigned size, lowest;
+    struct check_state *states; /* of the instructions found, in the order of finding */
+    unsigned found;
+    uint16_t *number; /* by byte: which of them starts here */
+    uint16_t *jumps; /* by byte: 1 + where the instruction here may jump, in the unit; 0: nowhere */
+    bool *goes_on;   /* … it may go on to the next */
+    uint8_t *bytes;  /* what each byte is */
+    uint8_t *waiting; /* instructions to be looked at (again) */
+    uint16_t *stack;  /* … the latest found first: before what follows a check, what is done when
+                         it fails, which knows least */
+    unsigned depth, size;
 };
 
 static const char *disassemble(const struct check_insn *i, char text[128])
@@ -62,7 +68,13 @@ static bool flow(struct graph *g, const uint8_t *to, const struct check_state *s
         return check_fail(c, "flow: leaves the unit");
     if (g->bytes[offset] == BYTE_INSIDE)
         return check_fail(c, "flow: into the middle of an instruction");
-    struct check_state *old = &g->states[offset];
+    if (c->i != NULL && to == c->i->at + c->i->insn.length)
+        g->goes_on[c->i->at - c->u->code] = true;
+    else if (c->i != NULL)
+        g->jumps[c->i->at - c->u->code] = (uint16_t)(offset + 1);
+    if (g->bytes[offset] == BYTE_NEW)
+        g->number[offset] = (uint16_t)g->found++;
+    struct check_state *old = &g->states[g->number[offset]];
     if (g->bytes[offset] == BYTE_NEW) {
         g->bytes[offset] = BYTE_START;
         *old = *s;
@@ -73,14 +85,15 @@ static bool flow(struct graph *g, const uint8_t *to, const struct check_state *s
     } else if (!check_join(old, s)) {
         return true;
     }
+    if (!g->waiting[offset])
+        g->stack[g->depth++] = (uint16_t)offset;
     g->waiting[offset] = true;
-    if ((unsigned)offset < g->lowest)
-        g->lowest = (unsigned)offset;
     return true;
 }
 
-static bool flow_jump(struct graph *g, const uint8_t *to, struct check_state s)
+static bool flow_jump(struct graph *g, const uint8_t *to, const struct check_state *from)
 {
+    struct check_state s = *from;
     s.marked = false;
     return flow(g, to, &s);
 }
@@ -112,15 +125,13 @@ static bool is_entry_of(const struct bt_exit *x, const uint8_t *to)
                                   : x->to->enter_saved);
 }
 
-static bool poll_rule(struct check *c, const struct bt_exit *x, const struct check_state *s)
+static bool poll_rule(struct check *c, const struct check_state *s)
 {
-    const struct bt_unit *u = c->u;
-    bool backward = x->target <= u->rip + x->rip || x->target <= u->rip;
-    return s->polled || !(backward || x->crossing) ||
-           check_fail(c, "poll: a jump back or to another page without one");
+    return s->polled || check_fail(c, "poll: an exit without one");
 }
 
-/* A jump that links: it goes to its unlinked code, or where it was linked to. */
+/* A jump that links, Jcc or JMP: it goes to its unlinked code, or where it was linked to. `s` is
+ * where it jumps. */
 static bool exit_rule(struct graph *g, const struct check_insn *i, const struct bt_exit *x,
                       const struct check_state *s)
 {
@@ -129,19 +140,25 @@ static bool exit_rule(struct graph *g, const struct check_insn *i, const struct 
     const uint8_t *to = target_of(i);
     bool crosses = ((x->target ^ u->rip) & MEM_PAGE_MASK) != 0;
 
-    if (i->insn.length != 5 || ((uintptr_t)x->patch & 3) != 0)
+    bool whole = i->insn.length == (i->insn.meta.category == ZYDIS_CATEGORY_COND_BR ? 6 : 5);
+    if (!whole || ((uintptr_t)x->patch & 7) > 4)
         return check_fail(c, "exit: its place cannot be patched by one store");
     if (x->from != u || (x->to == NULL ? to != x->unlinked : !is_entry_of(x, to)))
         return check_fail(c, "exit: neither to its unlinked code nor where it is linked to");
     if (x->crossing != crosses)
         return check_fail(c, "exit: crosses pages, and does not say so");
+    if (s->returned == CHECK_RETURNED ||
+        (s->returned == CHECK_RETURNED_TO && s->return_to != x->target))
+        return check_fail(c, "return: goes on where the RET did not go");
+    if (x->alone && u->alone)
+        return check_fail(c, "exit: from a unit made without sharing to another");
     if (s->depth != 0)
         return check_fail(c, "rsp: pushes at an exit");
     if (!check_mapped(c, s))
         return check_fail(c, "crossing: the page's mapping was not compared");
     struct check_state unlinked = *s;
     unlinked.exit = (uint16_t)(1 + (x - u->exits));
-    return poll_rule(c, x, s) && flow_jump(g, x->unlinked, unlinked);
+    return poll_rule(c, s) && flow_jump(g, x->unlinked, &unlinked);
 }
 
 static bool stub_rule(struct check *c, const uint8_t *to, const struct check_state *s)
@@ -151,6 +168,10 @@ static bool stub_rule(struct check *c, const uint8_t *to, const struct check_sta
 
     if (s->depth != 0)
         return check_fail(c, "rsp: pushes at an exit");
+    if (to == stubs->unpaired[c->u->key & BT_KEY_REACH])
+        return s->returned != CHECK_NOT_RETURNED || check_fail(c, "return: not behind a call");
+    if (s->returned != CHECK_NOT_RETURNED && to != stubs->link)
+        return check_fail(c, "return: neither goes on nor looks up");
     if (to == stubs->indirect || to == stubs->find || to == stubs->leave)
         return true;
     if (!check_mapped(c, s))
@@ -191,30 +212,33 @@ static bool jump(struct graph *g, const struct check_insn *i, const struct check
     if (x != NULL)
         return exit_rule(g, i, x, s);
     const uint8_t *to = target_of(i);
-    return is_inside(g, to) ? flow_jump(g, to, *s) : stub_rule(c, to, s);
+    return is_inside(g, to) ? flow_jump(g, to, s) : stub_rule(c, to, s);
 }
 
 /* The stub fills the slot that S1 names (runtime.c, bt_do_miss). */
-static bool what_rule(struct check *c, const struct check_value *what, unsigned table)
+static bool what_rule(struct check *c, const struct check_state *s, unsigned table)
 {
     const uint32_t size = sizeof(((struct tlb *)0)->slots[0][0]);
-    if (what->kind != CHECK_CONSTANT)
+    const struct check_value *what = &s->r[S1];
+    struct check_address a;
+    if (what->kind != CHECK_SYM || !check_is_constant(&what->address) ||
+        what->address.at > UINT32_MAX)
         return check_fail(c, "check: the stub is not told what");
-    uint32_t slot = what->n >> 16;
-    if (slot / size != table || slot % sizeof(struct tlb_fast) != 0)
+    if (!check_address_of(s, S0, &a))
+        return check_fail(c, "check: of no address");
+    if (((uint32_t)what->address.at >> 16) * sizeof(struct tlb_fast) / size != table)
         return check_fail(c, "check: the slot to be filled is another table's");
-    return ((what->n & BT_CHECK_WRITE) != 0) == (table & 1) ||
+    return ((what->address.at & BT_CHECK_WRITE) != 0) == (table & 1) ||
            check_fail(c, "check: a read for a write, or the other way round");
 }
 
-/* Only the check stub of the unit's reach is called. It comes back with the guest's registers. */
-static bool call(struct graph *g, const struct check_insn *i, const struct check_state *s)
+/* The check stub of the unit's reach. It comes back with the guest's registers. */
+static bool stub_call(struct graph *g, const struct check_insn *i, const struct check_state *s)
 {
     struct check *c = &g->c;
     const unsigned reach = c->u->key & BT_KEY_REACH;
-    if (i->operands[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE ||
-        (target_of(i) != c->vm->stubs.check[reach][0] &&
-         target_of(i) != c->vm->stubs.check[reach][1]))
+    if (target_of(i) != c->vm->stubs.check[reach][0] &&
+        target_of(i) != c->vm->stubs.check[reach][1])
         return check_fail(c, "flow: a call of something else than the check stub");
     bool write = target_of(i) == c->vm->stubs.check[reach][1];
     if (s->depth != 0)
@@ -223,24 +247,75 @@ static bool call(struct graph *g, const struct check_insn *i, const struct check
         return check_fail(c, "mark: a miss that does not say where in the guest it is");
     if (!check_mapped(c, s))
         return check_fail(c, "crossing: the page's mapping was not compared");
-    if (!what_rule(c, &s->r[S1], 2 * reach + write))
+    if (!what_rule(c, s, 2 * reach + write))
         return false;
     struct check_state after = *s;
     check_called(&after, write);
     return flow(g, next_of(i), &after);
 }
 
-static bool transfer(struct graph *g, const struct check_insn *i, struct check_state *s)
+/* A call of the guest's. Behind it nothing is known but what every unit that returns has done, and
+ * that the mapping is the one it was called under (return.c). */
+static bool guest_call(struct graph *g, const struct check_insn *i, const struct bt_exit *x,
+                       const struct check_state *s)
+{
+    struct check *c = &g->c;
+    struct check_state after = {.mapped = s->mapped, .polled = true, .returned = CHECK_RETURNED};
+    if (!(x != NULL ? exit_rule(g, i, x, s) : indirect_rule(c, i, s)))
+        return false;
+    if (!s->room)
+        return check_fail(c, "return: a call, and perhaps no room on the return stack");
+    check_forget(&after);
+    after.r[S0] = (struct check_value){.kind = CHECK_ANY}; /* ret() has seen to it */
+    return flow(g, next_of(i), &after);
+}
+
+static bool call(struct graph *g, const struct check_insn *i, const struct check_state *s)
+{
+    const struct bt_exit *x = exit_at(i, g->c.u);
+    if (x == NULL && i->operands[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+        return stub_call(g, i, s);
+    return guest_call(g, i, x, s);
+}
+
+static bool ret(struct check *c, const struct check_state *s)
+{
+    if (s->depth != 0)
+        return check_fail(c, "rsp: pushes at an exit");
+    if (s->returned != CHECK_NOT_RETURNED)
+        return check_fail(c, "return: neither goes on nor looks up");
+    if (!s->said_ret)
+        return check_fail(c, "return: does not say where it is");
+    if (check_is_host(&s->r[S0]))
+        return check_fail(c, "host address: used as data");
+    if (!check_mapped(c, s))
+        return check_fail(c, "crossing: the page's mapping was not compared");
+    return poll_rule(c, s);
+}
+
+static bool branch(struct graph *g, const struct check_insn *i, const struct check_state *s)
 {
     struct check_state taken, next;
+    const struct bt_exit *x = exit_at(i, g->c.u);
+    check_branch(i, s, &taken, &next);
+    if (!flow(g, next_of(i), &next))
+        return false;
+    return x != NULL                    ? exit_rule(g, i, x, &taken)
+           : is_inside(g, target_of(i)) ? flow_jump(g, target_of(i), &taken)
+                                        : stub_rule(&g->c, target_of(i), &taken);
+}
+
+static bool transfer(struct graph *g, const struct check_insn *i, struct check_state *s)
+{
     switch (i->insn.meta.category) {
     case ZYDIS_CATEGORY_UNCOND_BR:
         return jump(g, i, s);
     case ZYDIS_CATEGORY_CALL:
         return call(g, i, s);
     case ZYDIS_CATEGORY_COND_BR:
-        check_branch(i, s, &taken, &next);
-        return flow_jump(g, target_of(i), taken) && flow(g, next_of(i), &next);
+        return branch(g, i, s);
+    case ZYDIS_CATEGORY_RET:
+        return ret(&g->c, s);
     default:
         check_step(&g->c, i, s);
         return flow(g, next_of(i), s);
@@ -253,7 +328,7 @@ static bool visit(struct graph *g, unsigned offset)
 {
     struct check *c = &g->c;
     struct check_insn i; /* large, and all of it is the decoder's to fill */
-    struct check_state s = g->states[offset];
+    struct check_state s = g->states[g->number[offset]];
 
     i.at = c->u->code + offset;
     c->i = NULL;
@@ -274,10 +349,8 @@ static bool visit(struct graph *g, unsigned offset)
 
 static bool walk(struct graph *g)
 {
-    for (unsigned at = 0; at < g->size; at = g->lowest) {
-        g->lowest = at + 1;
-        if (!g->waiting[at])
-            continue;
+    while (g->depth > 0) {
+        unsigned at = g->stack[--g->depth];
         g->waiting[at] = false;
         if (!visit(g, at))
             return false;
@@ -285,9 +358,54 @@ static bool walk(struct graph *g)
     return true;
 }
 
-static bool enter(struct graph *g, const uint8_t *at, unsigned mapped)
+/* ---- loops ---- */
+
+enum { COLOUR_NEW, COLOUR_OPEN, COLOUR_DONE };
+
+static unsigned next_start(const struct graph *g, unsigned at)
 {
-    struct check_state s = {.mapped = (uint8_t)mapped};
+    do
+        at++;
+    while (g->bytes[at] != BYTE_START);
+    return at;
+}
+
+/* A way on that is not done yet; false: none. */
+static bool way_on(const struct graph *g, unsigned at, const uint8_t *colour, unsigned *to)
+{
+    if (g->goes_on[at] && colour[ *to = next_start(g, at)] != COLOUR_DONE)
+        return true;
+    return g->jumps[at] != 0 && colour[*to = g->jumps[at] - 1u] != COLOUR_DONE;
+}
+
+/* Depth first from each instruction: to one that is still open leads a way from itself. */
+static bool loop_rule(struct graph *g, uint8_t *colour)
+{
+    for (unsigned from = 0; from < g->size; from++) {
+        if (g->bytes[from] != BYTE_START || colour[from] != COLOUR_NEW)
+            continue;
+        g->stack[g->depth++] = (uint16_t)from;
+        while (g->depth > 0) {
+            unsigned at = g->stack[g->depth - 1], to;
+            colour[at] = COLOUR_OPEN;
+            if (!way_on(g, at, colour, &to)) {
+                colour[at] = COLOUR_DONE;
+                g->depth--;
+            } else if (colour[to] == COLOUR_OPEN) {
+                return check_fail(&g->c, "poll: a loop within the unit, at +%#x", to);
+            } else {
+                g->stack[g->depth++] = (uint16_t)to;
+            }
+        }
+    }
+    return true;
+}
+
+/* ---- entries ---- */
+
+static bool enter(struct graph *g, const uint8_t *at, unsigned mapped, bool polled)
+{
+    struct check_state s = {.mapped = (uint8_t)mapped, .polled = polled};
     check_forget(&s);
     return flow(g, at, &s);
 }
@@ -295,15 +413,16 @@ static bool enter(struct graph *g, const uint8_t *at, unsigned mapped)
 static bool enter_everywhere(struct graph *g)
 {
     const struct bt_unit *u = g->c.u;
-    bool good = enter(g, u->enter_host, CHECK_PAGE_FIRST) &&
-                enter(g, u->enter_saved, CHECK_PAGE_FIRST) && enter(g, u->enter_crossing, 0);
+    bool good = enter(g, u->enter_host, CHECK_PAGE_FIRST, false) &&
+                enter(g, u->enter_saved, CHECK_PAGE_FIRST, false) &&
+                enter(g, u->enter_crossing, 0, false);
     for (unsigned n = 0; good && n < u->site_count; n++) {
         const struct bt_site *s = &u->sites[n];
         if (s->from != u)
             return check_fail(&g->c, "site: of another unit");
-        if (s->resume != NULL)
+        if (s->resume != NULL) /* C code has looked, and knows the mapping */
             good = enter(g, g->c.vm->memory.write + (s->resume - g->c.vm->memory.exec),
-                         CHECK_PAGE_FIRST | (u->second != NULL ? CHECK_PAGE_SECOND : 0));
+                         CHECK_PAGE_FIRST | (u->second != NULL ? CHECK_PAGE_SECOND : 0), true);
     }
     return good;
 }
@@ -328,19 +447,23 @@ static bool place_rule(struct check *c)
            check_fail(c, "place: not in the cache, or too long");
 }
 
+/* Jcc, and JMP and CALL, begin two bytes and one before what is patched. */
+static bool has_jump(const struct graph *g, const struct bt_exit *x)
+{
+    ptrdiff_t at = x->patch - g->c.u->code;
+    return at >= 2 && at < (ptrdiff_t)g->size &&
+           ((g->bytes[at - 1] == BYTE_START && (x->patch[-1] == 0xe9 || x->patch[-1] == 0xe8)) ||
+            (g->bytes[at - 2] == BYTE_START && x->patch[-2] == 0x0f));
+}
+
 static void check_graph(struct graph *g)
 {
     struct check *c = &g->c;
-    if (!lists_rule(c) || !enter_everywhere(g) || !walk(g))
+    if (!lists_rule(c) || !enter_everywhere(g) || !walk(g) || !loop_rule(g, g->waiting))
         return;
-    for (unsigned n = 0; n < c->u->exit_count; n++) {
-        ptrdiff_t at = c->u->exits[n].patch - 1 - c->u->code;
-        if (at < 0 || at >= (ptrdiff_t)g->size || g->bytes[at] != BYTE_START ||
-            c->u->code[at] != 0xe9) {
+    for (unsigned n = 0; n < c->u->exit_count; n++)
+        if (!has_jump(g, &c->u->exits[n]))
             check_fail(c, "exit: %u has no jump", n);
-            return;
-        }
-    }
 }
 
 int bt_check(const struct bt_vm *vm, const struct bt_unit *u, char *why, size_t n)
@@ -352,14 +475,23 @@ int bt_check(const struct bt_vm *vm, const struct bt_unit *u, char *why, size_t 
     if (!place_rule(&g.c))
         return -EINVAL;
     ZydisDecoderInit(&g.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    g.states = malloc(g.size * sizeof(*g.states));
+    g.states = malloc(g.size * sizeof(*g.states)); /* most of it is never touched */
+    g.number = malloc(g.size * sizeof(*g.number));
+    g.stack = malloc(g.size * sizeof(*g.stack));
+    g.jumps = calloc(g.size, sizeof(*g.jumps));
+    g.goes_on = calloc(g.size, 1);
     g.bytes = calloc(g.size, 1);
     g.waiting = calloc(g.size, 1);
-    if (g.states != NULL && g.bytes != NULL && g.waiting != NULL) {
+    if (g.states != NULL && g.number != NULL && g.stack != NULL && g.jumps != NULL &&
+        g.goes_on != NULL && g.bytes != NULL && g.waiting != NULL) {
         check_graph(&g);
         rc = g.c.failed ? -EINVAL : 0;
     }
     free(g.states);
+    free(g.number);
+    free(g.stack);
+    free(g.jumps);
+    free(g.goes_on);
     free(g.bytes);
     free(g.waiting);
     return rc;

@@ -113,6 +113,8 @@ static bool opcode_allowed(const ZydisDecodedInstruction *zi)
         return zi->mnemonic == ZYDIS_MNEMONIC_PUSH || zi->mnemonic == ZYDIS_MNEMONIC_PUSHFQ;
     case ZYDIS_CATEGORY_POP:
         return zi->mnemonic == ZYDIS_MNEMONIC_POP;
+    case ZYDIS_CATEGORY_RET:
+        return zi->opcode == 0xc3;
     case ZYDIS_CATEGORY_CALL: /* where to is the graph's rule */
     case ZYDIS_CATEGORY_COND_BR:
     case ZYDIS_CATEGORY_UNCOND_BR:
@@ -127,12 +129,7 @@ static bool opcode_allowed(const ZydisDecodedInstruction *zi)
 static bool is_stack_move(const ZydisDecodedInstruction *zi)
 {
     return zi->meta.category == ZYDIS_CATEGORY_PUSH || zi->meta.category == ZYDIS_CATEGORY_POP ||
-           zi->meta.category == ZYDIS_CATEGORY_CALL;
-}
-
-static bool is_scratch(unsigned gpr)
-{
-    return gpr == S0 || gpr == S1;
+           zi->meta.category == ZYDIS_CATEGORY_CALL || zi->meta.category == ZYDIS_CATEGORY_RET;
 }
 
 /* A host address may be moved between scratch registers and used as an address, no more. */
@@ -145,7 +142,20 @@ static bool keeps_host_address(const struct check_insn *i, const struct check_st
         return true;
     const ZydisDecodedOperand *to = &i->operands[0];
     return i->insn.mnemonic == ZYDIS_MNEMONIC_MOV && to->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-           to->size == 64 && is_scratch(check_gpr(to->reg.value));
+           to->size == 64 && check_is_scratch(check_gpr(to->reg.value));
+}
+
+/* The two instructions of the emitter that name RSP: is there room for a call; else it is emptied.
+ */
+static bool is_returns_move(const struct check_insn *i, const struct check_state *s)
+{
+    const ZydisDecodedOperand *o = i->operands;
+    if (!check_is_register(&o[0], 64) || check_gpr(o[0].reg.value) != RSP || s->depth != 0)
+        return false;
+    return (i->insn.mnemonic == ZYDIS_MNEMONIC_CMP &&
+            check_is_field(&o[1], LOCAL_OFFSET(returns_limit), 64)) ||
+           (i->insn.mnemonic == ZYDIS_MNEMONIC_MOV &&
+            check_is_field(&o[1], LOCAL_OFFSET(returns_base), 64));
 }
 
 static bool register_rule(struct check *c, const struct check_insn *i, const struct check_state *s,
@@ -169,7 +179,8 @@ static bool register_rule(struct check *c, const struct check_insn *i, const str
                check_fail(c, "register: %s", ZydisRegisterGetString(o->reg.value));
     }
     if (check_gpr(o->reg.value) == RSP &&
-        !(is_stack_move(&i->insn) && o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN))
+        !(is_stack_move(&i->insn) && o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN) &&
+        !is_returns_move(i, s))
         return check_fail(c, "rsp: named");
     return keeps_host_address(i, s, o) || check_fail(c, "host address: used as data");
 }
@@ -186,8 +197,9 @@ static const struct range writable[] = {
     {0, VCPU_OFFSET(requests)},
     {VCPU_OFFSET(cr0), VCPU_OFFSET(tlb)},
     {VCPU_OFFSET(counters), VCPU_OFFSET(unsupported)},
-    {LOCAL_OFFSET(flags), LOCAL_OFFSET(self)},
-    {LOCAL_OFFSET(branch), LOCAL_OFFSET(generation)},
+    {LOCAL_OFFSET(flags), LOCAL_OFFSET(flags) + sizeof(uint16_t)},
+    {LOCAL_OFFSET(temp), LOCAL_OFFSET(bounce)},
+    {LOCAL_OFFSET(branch), LOCAL_OFFSET(c_stack)},
 };
 
 /* Host addresses: not even to be read. */
@@ -195,6 +207,7 @@ static const struct range hidden[] = {
     {VCPU_OFFSET(unwind), VCPU_OFFSET(fault)},
     {VCPU_OFFSET(platform), VCPU_OFFSET(engine_local)},
     {LOCAL_OFFSET(self), LOCAL_OFFSET(branch)},
+    {LOCAL_OFFSET(c_stack), LOCAL_OFFSET(generation)},
     {LOCAL_OFFSET(jumps), LOCAL_OFFSET(jumps) + sizeof(((struct bt_local *)0)->jumps)},
 };
 
@@ -214,30 +227,51 @@ static bool may_read(int64_t from, int64_t to)
     return true;
 }
 
+/* movl $0 and movl $-1: nothing is held, so that any request leads out. */
+static bool holds_nothing(const struct check_insn *i, int64_t disp, unsigned size)
+{
+    const ZydisDecodedOperand *from = &i->operands[1];
+    return i->insn.mnemonic == ZYDIS_MNEMONIC_MOV && size == 4 &&
+           from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+           ((disp == LOCAL_OFFSET(held) && (uint32_t)from->imm.value.u == 0) ||
+            (disp == LOCAL_OFFSET(not_held) && (uint32_t)from->imm.value.u == UINT32_MAX));
+}
+
+/* The host address in an entry goes to a scratch register, and nowhere else. */
+static bool is_addend_load(const struct check_insn *i)
+{
+    const ZydisDecodedOperand *to = &i->operands[0];
+    return i->insn.mnemonic == ZYDIS_MNEMONIC_MOV && to->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+           to->size == 64 && check_is_scratch(check_gpr(to->reg.value));
+}
+
 /* The TLB is read through its slots, as table_rule does it through an index. */
-static bool slot_rule(struct check *c, const struct check_state *s, int64_t disp, unsigned size)
+static bool slot_rule(struct check *c, const struct check_insn *i, const struct check_state *s,
+                      int64_t disp, unsigned size)
 {
     struct check_slot slot;
     if (!check_slot_at(c, disp, &slot) || size != 8)
         return check_fail(c, "table: %%gs:%#llx is no slot of this reach",
                           (unsigned long long)disp);
-    return slot.field == 0 ||
-           (slot.field == 8 && check_served_by_slot(s, slot.base) != CHECK_NONE) ||
-           check_fail(c, "table: the host address is read before the check");
+    if (slot.field == 0)
+        return true;
+    if (slot.field != 8 || check_fact_of(s, slot.base, NULL) == NULL)
+        return check_fail(c, "table: the host address is read before the check");
+    return is_addend_load(i) || check_fail(c, "host address: used as data");
 }
 
-static bool field_rule(struct check *c, const struct check_state *s, int64_t disp, unsigned size,
-                       bool write)
+static bool field_rule(struct check *c, const struct check_insn *i, const struct check_state *s,
+                       int64_t disp, unsigned size, bool write)
 {
     if (disp < 0 || disp + size > (int64_t)sizeof(struct vcpu))
         return check_fail(c, "vcpu: %%gs:%#llx lies outside", (unsigned long long)disp);
-    if (write && !may_write(disp, disp + size))
+    if (write && !may_write(disp, disp + size) && !holds_nothing(i, disp, size))
         return check_fail(c, "vcpu: %%gs:%#llx is not to be written", (unsigned long long)disp);
-    if (!may_read(disp, disp + size))
+    if (!may_read(disp, disp + size) && !is_returns_move(i, s))
         return check_fail(c, "vcpu: %%gs:%#llx holds a host address", (unsigned long long)disp);
     if (disp + size > (int64_t)VCPU_OFFSET(tlb) &&
         disp < (int64_t)(VCPU_OFFSET(tlb) + sizeof(struct tlb)))
-        return slot_rule(c, s, disp, size);
+        return slot_rule(c, i, s, disp, size);
     return true;
 }
 
@@ -259,10 +293,12 @@ static bool table_rule(struct check *c, const struct check_insn *i, const struct
         return check_fail(c, "table: the index is not masked");
     if (field == 0)
         return true;
+    if (t.fast && check_served_by_entry(s, index, t.write) == CHECK_NONE)
+        return check_fail(c, "table: the host address is read before the check");
     if (t.fast)
-        return check_served_by_entry(s, index, t.write) != CHECK_NONE ||
-               check_fail(c, "table: the host address is read before the check");
-    return (i->insn.mnemonic == ZYDIS_MNEMONIC_JMP && v->kind == CHECK_JUMP) ||
+        return is_addend_load(i) || check_fail(c, "host address: used as data");
+    return ((i->insn.mnemonic == ZYDIS_MNEMONIC_JMP || i->insn.mnemonic == ZYDIS_MNEMONIC_CALL) &&
+            v->kind == CHECK_JUMP) ||
            check_fail(c, "table: the code of a jump that was not compared");
 }
 
@@ -271,7 +307,7 @@ static bool gs_rule(struct check *c, const struct check_insn *i, const struct ch
 {
     const ZydisDecodedOperandMem *m = &o->mem;
     if (m->base == ZYDIS_REGISTER_NONE && m->index == ZYDIS_REGISTER_NONE)
-        return field_rule(c, s, m->disp.value, o->size / 8, write);
+        return field_rule(c, i, s, m->disp.value, o->size / 8, write);
     unsigned base = check_gpr(m->base), index = check_gpr(m->index);
     if (m->base == ZYDIS_REGISTER_NONE && m->scale == 1 && index != CHECK_NONE)
         return table_rule(c, i, s, o, index, write);
@@ -283,16 +319,12 @@ static bool gs_rule(struct check *c, const struct check_insn *i, const struct ch
 static bool guest_rule(struct check *c, const struct check_state *s, const ZydisDecodedOperand *o,
                        bool write)
 {
-    const struct check_value *v = check_addend_of(s, &o->mem);
-    unsigned base = check_gpr(o->mem.base);
-    int64_t disp = o->mem.disp.value;
-    if (v == NULL && o->mem.index == ZYDIS_REGISTER_NONE && base != CHECK_NONE &&
-        s->r[base].kind == CHECK_HOST)
-        v = &s->r[base];
+    uint32_t n;
+    const struct check_value *v = check_guest(s, &o->mem, &n);
     if (v == NULL)
         return check_fail(c, "memory: no check leads here");
-    if (disp < 0 || (uint64_t)disp + o->size / 8 > v->n)
-        return check_fail(c, "memory: %u bytes where %u were checked", o->size / 8, v->n);
+    if (o->size / 8 > n)
+        return check_fail(c, "memory: %u bytes where %u were checked", o->size / 8, n);
     if (write && !v->write)
         return check_fail(c, "memory: a write under the read table");
     return check_mapped(c, s) || check_fail(c, "crossing: the page's mapping was not compared");
@@ -308,9 +340,10 @@ static bool lea_rule(struct check *c, const struct check_insn *i, const struct c
     if ((base == CHECK_NONE || !check_is_host(&s->r[base])) &&
         (index == CHECK_NONE || !check_is_host(&s->r[index])))
         return true;
-    const struct check_value *v = check_addend_of(s, m);
-    return (v != NULL && m->disp.value >= 0 && m->disp.value < v->n && i->operands[0].size == 64 &&
-            is_scratch(check_gpr(i->operands[0].reg.value))) ||
+    uint32_t n;
+    const struct check_value *v = check_guest(s, m, &n);
+    return (v != NULL && v->kind == CHECK_ADDEND && n > 0 && i->operands[0].size == 64 &&
+            check_is_scratch(check_gpr(i->operands[0].reg.value))) ||
            check_fail(c, "host address: used as data");
 }
 
@@ -404,6 +437,8 @@ bool check_has_mark(const struct check *c, const struct check_insn *i)
 
 bool check_rules(struct check *c, const struct check_insn *i, const struct check_state *s)
 {
+    if (i->insn.mnemonic == ZYDIS_MNEMONIC_NOP) /* whatever it names, it reaches nothing */
+        return true;
     if (!opcode_allowed(&i->insn))
         return check_fail(c, "opcode: %s", ZydisCategoryGetString(i->insn.meta.category));
     if (has_wild_bit_offset(i))

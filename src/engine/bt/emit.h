@@ -126,18 +126,23 @@ static inline uint8_t *emit_jcc(struct emit *e, unsigned condition)
     EMIT(e, 0x0f, (uint8_t)(0x80 | condition), 0, 0, 0, 0);
     return e->at - 4;
 }
+static inline uint8_t *emit_call(struct emit *e)
+{
+    EMIT(e, 0xe8, 0, 0, 0, 0);
+    return e->at - 4;
+}
 /* Both in the writable alias. */
 static inline void emit_patch(uint8_t *displacement, const uint8_t *target)
 {
     int32_t d = (int32_t)(target - (displacement + 4));
     memcpy(displacement, &d, 4);
 }
-/* The same while others may run it: displacement is aligned to 4, and its old and new targets are
- * both good (SDM 3A 8.1.1). */
+/* The same while others may run it: displacement lies within an aligned quadword (SDM 3A 8.1.1, APM
+ * 2 7.3.2), and its old and new targets are both good. */
 static inline void emit_patch_atomic(uint8_t *displacement, const uint8_t *target)
 {
     int32_t d = (int32_t)(target - (displacement + 4));
-    __atomic_store_n((int32_t *)(void *)displacement, d, __ATOMIC_RELEASE);
+    __asm__ volatile("movl %1, %0" : "=m"(*(int32_t(*)[1])displacement) : "r"(d) : "memory");
 }
 static inline void emit_jmp_to(struct emit *e, const uint8_t *target)
 {
@@ -145,8 +150,7 @@ static inline void emit_jmp_to(struct emit *e, const uint8_t *target)
 }
 static inline void emit_call_to(struct emit *e, const uint8_t *target)
 {
-    EMIT(e, 0xe8, 0, 0, 0, 0);
-    emit_patch(e->at - 4, target);
+    emit_patch(emit_call(e), target);
 }
 
 #endif

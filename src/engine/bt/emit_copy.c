@@ -10,19 +10,6 @@ struct plan {
     unsigned count;
 };
 
-static bool is_gpr_class(ZydisRegisterClass c)
-{
-    return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
-           c == ZYDIS_REGCLASS_GPR64;
-}
-
-static unsigned number_of(const ZydisDecodedOperand *o)
-{
-    ZydisRegisterClass c = ZydisRegisterGetClass(o->reg.value);
-    unsigned id = (unsigned)ZydisRegisterGetId(o->reg.value);
-    return c != ZYDIS_REGCLASS_GPR8 || id < 4 ? id : id - 4;
-}
-
 /* False when it needs more scratch registers than there are. */
 static bool plan_registers(const struct bt_insn *i, struct plan *p)
 {
@@ -31,11 +18,9 @@ static bool plan_registers(const struct bt_insn *i, struct plan *p)
         p->map[g] = host_of(g) >= 0 ? (uint8_t)host_of(g) : 0xff;
     for (unsigned n = 0; n < i->full.insn.operand_count; n++) {
         const ZydisDecodedOperand *o = &i->full.operands[n];
-        if (o->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-            !is_gpr_class(ZydisRegisterGetClass(o->reg.value)))
-            continue;
-        unsigned g = number_of(o);
-        if (host_of(g) >= 0)
+        unsigned g =
+            o->type == ZYDIS_OPERAND_TYPE_REGISTER ? bt_gpr_number(o->reg.value) : BT_NO_GPR;
+        if (g == BT_NO_GPR || host_of(g) >= 0)
             continue;
         unsigned k = 0;
         while (k < p->count && p->spilled[k] != g)
@@ -44,7 +29,6 @@ static bool plan_registers(const struct bt_insn *i, struct plan *p)
             if (k == (i->memory >= 0 ? 1 : 2))
                 return false;
             p->spilled[p->count++] = (uint8_t)g;
-            p->map[g] = i->memory >= 0 || k == 1 ? S1 : S0;
         }
         bool narrow = o->size < 32;
         bool may_keep = /* on a source of 0, though Zydis does not say so */
@@ -56,6 +40,12 @@ static bool plan_registers(const struct bt_insn *i, struct plan *p)
             narrow || may_keep;
     }
     return true;
+}
+
+bool tr_can_copy(const struct bt_insn *i)
+{
+    struct plan p;
+    return plan_registers(i, &p);
 }
 
 /* What is not cached is the interpreter's to judge: a masked operand need not be accessible where
@@ -98,45 +88,55 @@ static bool must_be_aligned(const ZydisDecodedInstruction *zi)
     }
 }
 
+static struct tr_operand put_memory(struct translation *t, const struct bt_insn *i)
+{
+    const ZydisDecodedOperand *o = &i->full.operands[i->memory];
+    bool write = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+    struct tr_address a = tr_address_of(t, i);
+    uint32_t flags = is_quiet(&i->full.insn) ? BT_CHECK_QUIET : 0;
+    if (o->size >= 128 && must_be_aligned(&i->full.insn))
+        flags |= BT_CHECK_ALIGNED;
+    if (o->size > 8 &&
+        ((i->in.prefixes & INSN_LOCK) || i->full.insn.mnemonic == ZYDIS_MNEMONIC_XCHG))
+        tr_check_line(t, &a, o->size / 8);
+    return tr_access(t, &a, o->size / 8, write, flags);
+}
+
+/* Scratch registers for those in memory; with a memory operand there is one. */
+static void place_spilled(struct translation *t, struct plan *p, struct tr_operand *o, bool memory)
+{
+    static const uint8_t scratch[] = {S0, S1};
+    for (unsigned k = 0; k < p->count; k++) {
+        unsigned host = memory ? tr_free_scratch(t, o) : scratch[k];
+        if (host == S1)
+            t->in_s1 = 0;
+        p->map[p->spilled[k]] = (uint8_t)host;
+        if (p->reads[k])
+            emit_load(&t->e, host, gpr_offset(p->spilled[k]));
+    }
+}
+
 void emit_copy(struct translation *t)
 {
     const struct bt_insn *i = t->i;
-    enum rewrite_memory memory = REWRITE_NONE;
+    bool memory = i->memory >= 0;
+    struct tr_operand o = {0};
     struct plan p;
 
     if (!plan_registers(i, &p)) {
         tr_site(t, i, false);
         return;
     }
-    if (i->memory >= 0) {
-        const ZydisDecodedOperand *o = &i->full.operands[i->memory];
-        bool write = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
-        tr_save_flags(t);
-        tr_address(t, i);
-        if (o->size > 8 &&
-            ((i->in.prefixes & INSN_LOCK) || i->full.insn.mnemonic == ZYDIS_MNEMONIC_XCHG))
-            tr_check_line(t, o->size / 8);
-        tr_check(t, i, o->size / 8, write, is_quiet(&i->full.insn));
-        if (o->size >= 128 && must_be_aligned(&i->full.insn))
-            t->s->cold[t->cold_count - 1].what |= BT_CHECK_ALIGNED;
-        memory = REWRITE_PAIR;
-        if (p.count > 0) {
-            emit_lea(&t->e, true, S0, S0, S1, 0, 0);
-            memory = REWRITE_S0;
-        }
-    }
+    if (memory)
+        o = put_memory(t, i);
     if (i->flags_in)
         tr_host_flags(t);
-    for (unsigned k = 0; k < p.count; k++)
-        if (p.reads[k])
-            emit_load(&t->e, p.map[p.spilled[k]], gpr_offset(p.spilled[k]));
-    if (i->memory >= 0 || i->may_fault)
+    place_spilled(t, &p, &o, memory);
+    if (memory || i->may_fault)
         tr_mark(t);
-    rewrite_emit(&t->e, i, memory, p.map);
-    if (i->flags_out) {
-        t->host = true;
-        t->saved = false;
-    }
+    rewrite_emit(&t->e, i, memory ? &o : NULL, p.map);
+    if (i->flags_out)
+        tr_flags_written(t, i);
     for (unsigned k = 0; k < p.count; k++)
         if (p.writes[k])
             emit_store(&t->e, p.map[p.spilled[k]], gpr_offset(p.spilled[k]));
@@ -146,19 +146,25 @@ void emit_copy(struct translation *t)
 /* LEA touches no memory and no flags: its operand is computed, not accessed. */
 void emit_lea_insn(struct translation *t)
 {
-    struct bt_insn plain = *t->i;
-    unsigned guest = plain.in.dst / 8;
-    plain.in.seg = SEG_DS;
-    tr_address(t, &plain);
-    if (plain.in.size == 8) {
+    const struct bt_insn *i = t->i;
+    unsigned guest = i->in.dst / 8;
+    struct tr_address a = tr_address_of(t, i);
+    int host = host_of(guest);
+    a.seg = SEG_DS;
+    if (i->in.size == 8 && host >= 0 && a.wide) {
+        tr_linear_to(t, &a, (unsigned)host);
+        return;
+    }
+    tr_linear(t, &a);
+    if (i->in.size == 8) {
         tr_put(t, guest, S0);
-    } else if (plain.in.size == 4) {
+    } else if (i->in.size == 4) {
         EMIT(&t->e, 0x45, 0x89, 0xd2); /* mov %r10d, %r10d */
         tr_put(t, guest, S0);
     } else { /* 16 bits: merged into the register */
-        int host = host_of(guest);
         if (host < 0) {
             emit_load(&t->e, S1, gpr_offset(guest));
+            t->in_s1 = 0;
             host = S1;
         }
         EMIT(&t->e, 0x66, emit_rex(false, S0, 0, (unsigned)host), 0x89,

@@ -2,31 +2,15 @@
 /*
  * One guest instruction written anew with other registers (SDM 2A chapter 2): prefixes without
  * segment and address size, REX/VEX/EVEX with the bits of the new registers, opcode, ModRM with the
- * memory operand at (S0, S1) or (S0), the immediate as it was. The bytes come from the guest as
+ * memory operand's new place, the immediate as it was. The bytes come from the guest as
  * Zydis decoded them; rewrite_possible has seen that their form is one that is known here.
  */
 #include "engine/bt/translate.h"
-
-static bool is_gpr(ZydisRegister r)
-{
-    ZydisRegisterClass c = ZydisRegisterGetClass(r);
-    return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
-           c == ZYDIS_REGCLASS_GPR64;
-}
 
 static bool is_high_byte(ZydisRegister r)
 {
     return r == ZYDIS_REGISTER_AH || r == ZYDIS_REGISTER_CH || r == ZYDIS_REGISTER_DH ||
            r == ZYDIS_REGISTER_BH;
-}
-
-/* 0 to 15: of AL and AH as of RAX. */
-static unsigned gpr_number(ZydisRegister r)
-{
-    unsigned id = (unsigned)ZydisRegisterGetId(r);
-    if (ZydisRegisterGetClass(r) != ZYDIS_REGCLASS_GPR8 || id < 4)
-        return id;
-    return id - 4; /* AH CH DH BH -> 0…3, SPL BPL SIL DIL -> 4…7 */
 }
 
 static bool operand_possible(const ZydisDecodedOperand *o, bool *high, bool *renamed)
@@ -39,8 +23,8 @@ static bool operand_possible(const ZydisDecodedOperand *o, bool *high, bool *ren
         return o->mem.type == ZYDIS_MEMOP_TYPE_MEM &&
                o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM;
     case ZYDIS_OPERAND_TYPE_REGISTER:
-        if (is_gpr(o->reg.value)) {
-            unsigned n = gpr_number(o->reg.value);
+        if (bt_gpr_number(o->reg.value) != BT_NO_GPR) {
+            unsigned n = bt_gpr_number(o->reg.value);
             *high |= is_high_byte(o->reg.value);
             *renamed |= n == RSP || host_of(n) < 0 || n >= 8;
             if (o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN ||
@@ -80,19 +64,22 @@ bool rewrite_possible(const struct bt_insn *i)
 
 struct fields {
     uint8_t reg, rm, vvvv, opcode_register;
-    bool has_reg, has_rm, has_vvvv, has_opcode_register, memory, byte_register;
+    bool has_reg, has_rm, has_vvvv, has_opcode_register, byte_register;
+    const struct tr_operand *memory;
 };
 
-static struct fields find_fields(const struct bt_insn *i, const uint8_t map[16])
+static struct fields find_fields(const struct bt_insn *i, const struct tr_operand *o,
+                                 const uint8_t map[16])
 {
     const ZydisDecodedInstruction *zi = &i->full.insn;
-    struct fields f = {.memory = i->memory >= 0};
+    struct fields f = {.memory = o};
     for (unsigned n = 0; n < zi->operand_count; n++) {
         const ZydisDecodedOperand *o = &i->full.operands[n];
-        if (o->type != ZYDIS_OPERAND_TYPE_REGISTER || !is_gpr(o->reg.value))
+        unsigned number =
+            o->type == ZYDIS_OPERAND_TYPE_REGISTER ? bt_gpr_number(o->reg.value) : BT_NO_GPR;
+        if (number == BT_NO_GPR)
             continue;
         bool byte = ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_GPR8;
-        unsigned number = gpr_number(o->reg.value);
         /* AH…DH keep their encoding, 4 to 7 without REX. */
         uint8_t host = is_high_byte(o->reg.value) ? (uint8_t)(number + 4) : map[number];
         switch (o->encoding) {
@@ -138,9 +125,9 @@ static void extension_bits(const struct bt_insn *i, const struct fields *f, bool
     *b = bits & 0x20;
     if (f->has_reg)
         *r = f->reg >= 8;
-    if (f->memory) {
-        *x = true; /* S1 */
-        *b = true; /* S0 */
+    if (f->memory != NULL) {
+        *x = f->memory->index != EMIT_NO_INDEX && f->memory->index >= 8;
+        *b = f->memory->base >= 8;
     } else if (f->has_rm) {
         *b = f->rm >= 8;
         *x = false;
@@ -205,29 +192,44 @@ static void emit_evex(struct emit *e, const struct bt_insn *i, const struct fiel
     emit_bytes(e, p, 4);
 }
 
-static void emit_modrm(struct emit *e, const struct bt_insn *i, const struct fields *f,
-                       enum rewrite_memory memory)
+/* Without disp8, which EVEX scales (SDM 2A 2.7.5). */
+static void put_operand(struct emit *e, unsigned reg, const struct tr_operand *o, bool evex)
+{
+    bool none = o->disp == 0 && (o->base & 7) != 5;
+    bool byte = !none && !evex && o->disp >= -128 && o->disp <= 127;
+    bool sib = o->index != EMIT_NO_INDEX || (o->base & 7) == 4;
+    uint8_t mod = none ? 0 : byte ? 1 : 2;
+    EMIT(e, (uint8_t)(mod << 6 | (reg & 7) << 3 | (sib ? 4 : o->base & 7)));
+    if (sib)
+        EMIT(e, (uint8_t)((o->index != EMIT_NO_INDEX ? o->index & 7 : 4) << 3 | (o->base & 7)));
+    if (byte)
+        EMIT(e, (uint8_t)o->disp);
+    else if (!none)
+        emit_u32(e, (uint32_t)o->disp);
+}
+
+void emit_memory(struct emit *e, bool w, uint8_t opcode, unsigned reg, const struct tr_operand *o)
+{
+    unsigned index = o->index != EMIT_NO_INDEX ? o->index : 0;
+    EMIT(e, emit_rex(w, reg, index, o->base), opcode);
+    put_operand(e, reg, o, false);
+}
+
+static void emit_modrm(struct emit *e, const struct bt_insn *i, const struct fields *f)
 {
     const ZydisDecodedInstruction *zi = &i->full.insn;
     uint8_t reg = f->has_reg ? f->reg & 7 : zi->raw.modrm.reg & 7;
-    switch (memory) {
-    case REWRITE_PAIR:
-        EMIT(e, (uint8_t)(reg << 3 | 4), (S1 & 7) << 3 | (S0 & 7));
-        break;
-    case REWRITE_S0:
-        EMIT(e, (uint8_t)(reg << 3 | (S0 & 7)));
-        break;
-    default:
+    if (f->memory != NULL)
+        put_operand(e, reg, f->memory, zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX);
+    else
         EMIT(e, (uint8_t)(0xc0 | reg << 3 | (f->has_rm ? f->rm & 7 : zi->raw.modrm.rm & 7)));
-        break;
-    }
 }
 
-void rewrite_emit(struct emit *e, const struct bt_insn *i, enum rewrite_memory memory,
+void rewrite_emit(struct emit *e, const struct bt_insn *i, const struct tr_operand *o,
                   const uint8_t map[16])
 {
     const ZydisDecodedInstruction *zi = &i->full.insn;
-    struct fields f = find_fields(i, map);
+    struct fields f = find_fields(i, o, map);
     uint8_t opcode = zi->opcode;
 
     switch (zi->encoding) {
@@ -245,7 +247,7 @@ void rewrite_emit(struct emit *e, const struct bt_insn *i, enum rewrite_memory m
         opcode = (uint8_t)((opcode & ~7u) | (f.opcode_register & 7));
     EMIT(e, opcode);
     if (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM)
-        emit_modrm(e, i, &f, memory);
+        emit_modrm(e, i, &f);
     for (unsigned n = 0; n < 2; n++)
         if (zi->raw.imm[n].size != 0)
             emit_bytes(e, i->bytes + zi->raw.imm[n].offset, zi->raw.imm[n].size / 8);

@@ -50,7 +50,7 @@ static inline void called(struct vcpu *v)
 
 static inline void merge_flags(struct vcpu *v)
 {
-    v->rflags = (v->rflags & ~(uint64_t)FLAGS_ARITHMETIC) | (bt_local(v)->flags & FLAGS_ARITHMETIC);
+    v->rflags = (v->rflags & ~(uint64_t)FLAGS_ARITHMETIC) | bt_rflags_of(bt_local(v)->flags);
 }
 
 /* v->rip, and the count of instructions, as they are at this place of the code. */
@@ -78,23 +78,34 @@ void bt_settle(struct vcpu *v)
 
 /* ---- going on ---- */
 
-/* Something that a boundary would act on now. */
-bool bt_pending(const struct vcpu *v)
+/* `requests` of the vCPU: something that a boundary would act on now. */
+static bool is_pending(const struct vcpu *v, uint32_t requests)
 {
-    uint32_t r = vcpu_requests(v);
     if (X86_UNLIKELY(v->debug_pending != 0 || v->activity != VCPU_ACTIVE))
         return true;
-    if (X86_LIKELY(r == 0))
+    if (X86_LIKELY(requests == 0))
         return false;
-    return (r & ~(uint32_t)(VCPU_REQUEST_INTR | VCPU_REQUEST_NMI | VCPU_REQUEST_SLEEPING)) ||
-           ((r & VCPU_REQUEST_INTR) && (v->rflags & FLAG_IF)) ||
-           ((r & VCPU_REQUEST_NMI) && !v->nmi_blocked && !v->interrupt_shadow);
+    return (requests & ~(uint32_t)(VCPU_REQUEST_INTR | VCPU_REQUEST_NMI | VCPU_REQUEST_SLEEPING)) ||
+           ((requests & VCPU_REQUEST_INTR) && (v->rflags & FLAG_IF)) ||
+           ((requests & VCPU_REQUEST_NMI) && !v->nmi_blocked && !v->interrupt_shadow);
+}
+
+bool bt_pending(const struct vcpu *v)
+{
+    return is_pending(v, vcpu_requests(v));
 }
 
 bool bt_may_run(struct vcpu *v)
 {
-    return v->code64 && v->reach != REACH_USER_ALIGNED && !interp_needs_attention(v) &&
-           (!bt_local(v)->vm->counting || v->counters.instructions < bt_local(v)->count_limit);
+    struct bt_local *l = bt_local(v);
+    uint32_t requests = vcpu_requests(v);
+    if (is_pending(v, requests) || !v->code64 || v->reach == REACH_USER_ALIGNED ||
+        interp_needs_attention(v) ||
+        (l->vm->counting && v->counters.instructions >= l->count_limit))
+        return false;
+    l->held = requests;
+    l->not_held = ~requests;
+    return true;
 }
 
 static const uint8_t *leave(struct vcpu *v)
@@ -107,7 +118,7 @@ static const uint8_t *leave(struct vcpu *v)
 static const uint8_t *go_on(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
-    if (X86_UNLIKELY(bt_pending(v) || !bt_may_run(v)))
+    if (X86_UNLIKELY(!bt_may_run(v)))
         return leave(v);
     bt_refresh(v);
     const struct bt_jump *j = &l->jumps[v->reach][v->rip & (BT_JUMPS - 1)];
@@ -118,7 +129,8 @@ static const uint8_t *go_on(struct vcpu *v)
             return leave(v);
         bt_jump_enter(v, v->rip, code);
     }
-    l->flags = v->rflags;
+    l->flags = bt_flags_of(v->rflags);
+    bt_returns_forget(v);
     bt_vector_load(v);
     return code;
 }
@@ -129,27 +141,41 @@ const uint8_t *bt_do_link(struct vcpu *v, struct bt_exit *x)
     called(v);
     merge_flags(v);
     v->rip = x->target;
-    if (bt_pending(v) || !bt_may_run(v))
+    if (!bt_may_run(v))
         return leave(v);
     bt_refresh(v);
     uint64_t flushes = l->vm->flushes;
-    struct bt_unit *u = bt_find(v);
+    struct bt_unit *u = bt_find(v, x->alone);
     if (u == NULL)
         return leave(v);
     if (l->vm->flushes == flushes) /* x is still there */
         bt_link(l->vm, x, u);
     l->counters.links++;
-    l->flags = v->rflags;
+    l->flags = bt_flags_of(v->rflags);
+    bt_returns_forget(v);
     bt_vector_load(v);
     return bt_exec(l->vm, u->enter_saved);
 }
 
-/* A target that is not canonical is the jump's own fault: back to it, for the interpreter. */
+/* RIP of the RET that ran last, from its place in the code. */
+static uint64_t last_ret(struct vcpu *v)
+{
+    struct bt_vm *vm = bt_local(v)->vm;
+    const uint8_t *exec = vm->memory.exec + bt_local(v)->last_ret;
+    interp_lock_code(vm->interp);
+    const struct bt_unit *u = bt_unit_at(vm, exec);
+    interp_unlock_code(vm->interp);
+    return u->rip + bt_mark_at(vm, u, exec)->rip;
+}
+
+/* A target that is not canonical is the jump's own fault: back to it, for the interpreter. One that
+ * came by no other way was a RET. */
 static const uint8_t *bad_target(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
-    v->rip = l->branch;
-    v->gpr[RSP] -= (uint64_t)(int64_t)l->undo;
+    bool ret = l->branch == 0;
+    v->rip = ret ? last_ret(v) : l->branch;
+    v->gpr[RSP] -= ret ? 8 : (uint64_t)(int64_t)l->undo;
     if (l->vm->counting)
         v->counters.instructions--;
     l->branch = 0;
@@ -163,7 +189,7 @@ const uint8_t *bt_do_indirect(struct vcpu *v, uint64_t target)
     struct bt_local *l = bt_local(v);
     called(v);
     merge_flags(v);
-    if (X86_UNLIKELY(!x86_canonical(v, target)) && l->branch != 0)
+    if (X86_UNLIKELY(!x86_canonical(v, target)))
         return bad_target(v);
     l->branch = 0;
     v->rip = target;
@@ -201,8 +227,8 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     if (X86_LIKELY(l->generation == atomic_load(&l->vm->generation) && s->resume != NULL &&
                    v->rip == next && bt_key(v) == s->from->key &&
                    l->fetch_generation == v->tlb.fetch_generation) &&
-        !bt_pending(v) && bt_may_run(v)) {
-        l->flags = v->rflags;
+        bt_may_run(v)) {
+        l->flags = bt_flags_of(v->rflags);
         bt_vector_load(v);
         return s->resume;
     }
@@ -251,7 +277,7 @@ static bool load_across(struct vcpu *v, uint64_t linear, unsigned size, uint32_t
 const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
 {
     struct bt_local *l = bt_local(v);
-    struct bt_misses *m = &l->slots[(what >> 16) / sizeof(*m)];
+    struct bt_misses *m = &l->slots[what >> 16];
     called(v);
     if (m->left < 0) {
         look_at_slot(v, m);
@@ -293,7 +319,7 @@ const uint8_t *bt_do_fault(struct vcpu *v, uint64_t flags)
     interp_unlock_code(vm->interp);
     l->counters.faults++;
     if (bt_mark_at(vm, u, pc)->host_flags)
-        l->flags = flags;
+        l->flags = bt_flags_of(flags);
     settle_at(v, pc);
     merge_flags(v);
     bt_vector_save(v);

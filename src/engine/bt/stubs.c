@@ -28,11 +28,22 @@ static void put_reload(struct emit *e)
         emit_load(e, (unsigned)host_of(host_registers[n]), gpr_offset(host_registers[n]));
 }
 
+/* rsp is an operand that the emitters of the guest's code have no use for. */
+static void put_rsp(struct emit *e, uint8_t opcode, uint32_t offset)
+{
+    EMIT(e, 0x65, 0x48, opcode, 0x24, 0x25);
+    emit_u32(e, offset);
+}
+
+/* On the stack of C. */
 static void put_call(struct emit *e, const void *function)
 {
+    put_rsp(e, 0x89, LOCAL_OFFSET(returns));
+    put_rsp(e, 0x8b, LOCAL_OFFSET(c_stack));
     emit_load(e, RDI, LOCAL_OFFSET(self));
     emit_mov_constant(e, RAX, (uintptr_t)function);
     EMIT(e, 0xff, 0xd0); /* call *%rax */
+    put_rsp(e, 0x8b, LOCAL_OFFSET(returns));
 }
 
 /* jmp *%r10 */
@@ -88,8 +99,8 @@ static void put_check_by_table(struct emit *e, uint32_t table, uint8_t **miss)
     EMIT(e, 0x4c, 0x39, 0xd9); /* cmp %r11, %rcx */
     miss[0] = emit_jcc(e, 7);  /* ja */
     emit_load(e, S1, LOCAL_OFFSET(temp[6]));
-    EMIT(e, 0x49, 0xc1, 0xeb, 16);         /* shr $16, %r11 */
-    EMIT(e, 0x65, 0x42, 0xff, 0x0c, 0x1d); /* decl %gs:slots(%r11) */
+    EMIT(e, 0x41, 0xc1, 0xeb, 12, 0x41, 0x83, 0xe3, 0xf0); /* shr $12, %r11d; and $-16, %r11d */
+    EMIT(e, 0x65, 0x42, 0xff, 0x0c, 0x1d);                 /* decl %gs:slots(%r11) */
     emit_u32(e, LOCAL_OFFSET(slots));
     miss[1] = emit_jcc(e, 8); /* js */
     emit_gs_index(e, true, 0x89, RDX, S1, VCPU_OFFSET(tlb.slots));
@@ -134,7 +145,7 @@ static uint8_t *make_check(struct emit *e, unsigned reach, bool write)
     emit_load(e, RDX, LOCAL_OFFSET(temp[5]));
     put_write_back(e);
     emit_store(e, S0, LOCAL_OFFSET(temp[1]));
-    EMIT(e, 0x58); /* pop %rax: the return address; rsp is aligned again */
+    EMIT(e, 0x58); /* pop %rax: the return address */
     emit_store(e, RAX, LOCAL_OFFSET(miss_pc));
     emit_mov(e, RSI, S0);
     emit_load(e, RDX, LOCAL_OFFSET(temp[6]));
@@ -155,7 +166,7 @@ static uint8_t *make_check(struct emit *e, unsigned reach, bool write)
     return start;
 }
 
-/* enter(v, code): rsp is 8 off a multiple of 16 here, and 16-byte aligned in translated code. */
+/* enter(v, code): rsp is 8 off a multiple of 16 here; c_stack is to be aligned. */
 static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
 
 static uint8_t *make_enter(struct emit *e)
@@ -167,6 +178,8 @@ static uint8_t *make_enter(struct emit *e)
         EMIT(e, (uint8_t)(0x50 | (callee_saved[n] & 7)));
     }
     EMIT(e, 0x48, 0x83, 0xec, 8); /* sub $8, %rsp */
+    put_rsp(e, 0x89, LOCAL_OFFSET(c_stack));
+    put_rsp(e, 0x8b, LOCAL_OFFSET(returns));
     emit_mov(e, S0, RSI);
     put_reload(e);
     put_jump_s0(e);
@@ -176,6 +189,7 @@ static uint8_t *make_enter(struct emit *e)
 static uint8_t *make_leave(struct emit *e)
 {
     uint8_t *start = e->at;
+    put_rsp(e, 0x8b, LOCAL_OFFSET(c_stack));
     EMIT(e, 0x48, 0x83, 0xc4, 8); /* add $8, %rsp */
     for (unsigned n = sizeof(callee_saved); n-- > 0;) {
         if (callee_saved[n] >= 8)
@@ -183,6 +197,26 @@ static uint8_t *make_leave(struct emit *e)
         EMIT(e, (uint8_t)(0x58 | (callee_saved[n] & 7)));
     }
     EMIT(e, 0xc3);
+    return start;
+}
+
+/* The flags are saved. */
+static uint8_t *make_unpaired(struct emit *e, const struct bt_stubs *stubs, unsigned reach)
+{
+    uint8_t *start = e->at;
+    uint8_t *miss = emit_jump_table(e, reach);
+    EMIT(e, 0x65, 0x42, 0xff, 0x24, 0x1d); /* jmp *%gs:jumps+8(%r11) */
+    emit_u32(e, bt_jumps_offset(reach) + 8);
+    emit_patch(miss, stubs->indirect);
+    return start;
+}
+
+/* The RET has taken the address of this away. */
+static uint8_t *make_underflow(struct emit *e, const struct bt_stubs *stubs, unsigned reach)
+{
+    uint8_t *start = e->at;
+    put_rsp(e, 0x8b, LOCAL_OFFSET(returns_base));
+    emit_jmp_to(e, stubs->unpaired[reach]);
     return start;
 }
 
@@ -249,9 +283,12 @@ void bt_stubs_make(struct bt_vm *vm)
     s->site = make_call(&e, (const void *)bt_do_site, S1);
     s->indirect = make_call(&e, (const void *)bt_do_indirect, S0);
     s->find = make_call(&e, (const void *)bt_do_find, S0);
-    for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++)
+    for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
         for (unsigned write = 0; write < 2; write++)
             s->check[reach][write] = make_check(&e, reach, write);
+        s->unpaired[reach] = make_unpaired(&e, s, reach);
+        s->underflow[reach] = make_underflow(&e, s, reach);
+    }
     s->fault = make_fault(&e);
     for (unsigned class = 0; class < 4; class ++) {
         if (class == BT_VECTOR_AVX512 && !__builtin_cpu_supports("avx512f"))

@@ -4,14 +4,12 @@
  * side exits at conditional jumps; it ends at an unconditional transfer, at what the interpreter
  * must run and what may change anything, at the page's end, or after BT_UNIT_INSNS instructions.
  *
- * Flags. Checks and polls destroy RFLAGS. The guest's flags are therefore in one of two places:
- * RFLAGS, after an instruction that wrote them, or local->flags. They are saved (PUSHFQ, cheap)
- * before the first thing that destroys them, and brought back (SAHF) only for an instruction that
- * reads them: so they are exact at every fault and interrupt, though most are never read. Units can
- * be entered with flags in either place; an exit says in which they are.
+ * Units can be entered with the flags in RFLAGS or saved (flags.c); an exit says where they are.
  *
- * Layout: [enter_host: save flags] enter_saved: body, exits; then what is seldom run: side exits,
- * misses, enter_crossing.
+ * Layout: enter_host: save flags; enter_saved: poll; body, exits; then what is seldom run: exits
+ * that are not linked, misses, enter_crossing. When the body wants the flags in RFLAGS enter_host
+ * polls without destroying them, and enter_saved is among the rest. When the body begins by writing
+ * them both entries are one, and the poll comes after that.
  */
 #include "engine/bt/translate.h"
 
@@ -21,44 +19,6 @@
 struct bt_scratch *bt_scratch_create(void)
 {
     return calloc(1, sizeof(struct bt_scratch));
-}
-
-/* ---- flags ---- */
-
-static void put_save_flags(struct emit *e)
-{
-    EMIT(e, 0x9c); /* pushfq; pop %gs:flags */
-    EMIT(e, 0x65, 0x8f, 0x04, 0x25);
-    emit_u32(e, LOCAL_OFFSET(flags));
-}
-
-void tr_save_flags(struct translation *t)
-{
-    if (t->host && !t->saved) {
-        put_save_flags(&t->e);
-        t->saved = true;
-    }
-}
-
-/* OF by an addition that overflows when it was set, the others by SAHF. */
-static void put_host_flags(struct emit *e)
-{
-    emit_store(e, RAX, LOCAL_OFFSET(temp[2]));
-    EMIT(e, 0x65, 0x0f, 0xb6, 0x04, 0x25); /* movzbl %gs:flags+1, %eax */
-    emit_u32(e, LOCAL_OFFSET(flags) + 1);
-    EMIT(e, 0x24, 0x08, 0x04, 0x78); /* and $8, %al; add $0x78, %al */
-    EMIT(e, 0x65, 0x8a, 0x24, 0x25); /* mov %gs:flags, %ah */
-    emit_u32(e, LOCAL_OFFSET(flags));
-    EMIT(e, 0x9e); /* sahf */
-    emit_load(e, RAX, LOCAL_OFFSET(temp[2]));
-}
-
-void tr_host_flags(struct translation *t)
-{
-    if (!t->host) {
-        put_host_flags(&t->e);
-        t->host = true;
-    }
 }
 
 /* ---- marks, counts ---- */
@@ -82,6 +42,7 @@ void tr_count(struct translation *t, unsigned extra)
     emit_load(&t->e, S1, VCPU_OFFSET(counters.instructions)); /* keeps the flags */
     emit_lea(&t->e, true, S1, S1, EMIT_NO_INDEX, 0, (int32_t)n);
     emit_store(&t->e, S1, VCPU_OFFSET(counters.instructions));
+    t->in_s1 = 0;
 }
 
 void tr_get(struct translation *t, unsigned host, unsigned guest)
@@ -106,9 +67,13 @@ void tr_put(struct translation *t, unsigned guest, unsigned host)
 
 static void put_compare_requests(struct emit *e)
 {
-    EMIT(e, 0x65, 0x83, 0x3c, 0x25); /* cmpl $0, %gs:requests */
-    emit_u32(e, VCPU_OFFSET(requests));
-    EMIT(e, 0);
+    emit_gs(e, false, 0x8b, S0, VCPU_OFFSET(requests));
+    emit_gs(e, false, 0x3b, S0, LOCAL_OFFSET(held));
+}
+
+static bool is_crossing(const struct translation *t, uint64_t target)
+{
+    return ((target ^ t->u->rip) & MEM_PAGE_MASK) != 0;
 }
 
 static void put_to_indirect(struct translation *t, uint64_t target)
@@ -117,85 +82,83 @@ static void put_to_indirect(struct translation *t, uint64_t target)
     emit_jmp_to(&t->e, t->vm->stubs.indirect);
 }
 
-/* Leaves for `target` when something is pending. RFLAGS survives if the flags are not saved. */
-static void put_poll(struct translation *t, uint64_t target)
+/* Something is pending, or the limit is near: jumps to the place that is returned, with the flags
+ * saved. RFLAGS and scratch are lost. */
+static uint8_t *put_poll(struct translation *t)
 {
     struct emit *e = &t->e;
-    if (t->vm->counting)
-        tr_save_flags(t);
-    if (t->host && !t->saved) {
-        emit_mov(e, S0, RCX);
-        emit_gs(e, false, 0x8b, RCX, VCPU_OFFSET(requests));
-        EMIT(e, 0x67, 0xe3, 0); /* jecxz */
-        uint8_t *skip = e->at;
-        emit_mov(e, RCX, S0);
-        put_save_flags(e);
-        put_to_indirect(t, target);
-        skip[-1] = (uint8_t)(e->at - skip);
-        emit_mov(e, RCX, S0);
-        return;
-    }
     put_compare_requests(e);
-    EMIT(e, 0x74, 0); /* je */
-    uint8_t *skip = e->at;
-    if (t->vm->counting) {
-        skip[-2] = 0x75; /* jne: out, else the limit */
-        emit_load(e, S1, VCPU_OFFSET(counters.instructions));
-        emit_gs(e, true, 0x3b, S1, LOCAL_OFFSET(count_limit));
-        EMIT(e, 0x72, 0); /* jb */
-        uint8_t *below = e->at;
-        skip[-1] = (uint8_t)(e->at - skip);
-        put_to_indirect(t, target);
-        below[-1] = (uint8_t)(e->at - below);
-    } else {
-        put_to_indirect(t, target);
-        skip[-1] = (uint8_t)(e->at - skip);
-    }
-    t->host = false;
+    if (!t->vm->counting)
+        return emit_jcc(e, 5); /* jne */
+    EMIT(e, 0x75, 0);          /* jne: out */
+    uint8_t *requested = e->at;
+    emit_load(e, S1, VCPU_OFFSET(counters.instructions));
+    emit_gs(e, true, 0x3b, S1, LOCAL_OFFSET(count_limit));
+    EMIT(e, 0x72, 5); /* jb: on */
+    requested[-1] = (uint8_t)(e->at - requested);
+    return emit_jmp(e);
 }
 
-static void put_exit(struct translation *t, uint64_t target)
+/* The same, and RFLAGS survive. */
+static uint8_t *put_poll_keeping_flags(struct emit *e)
+{
+    emit_mov(e, S1, RCX);
+    emit_gs(e, false, 0x8b, RCX, VCPU_OFFSET(requests));
+    emit_gs(e, false, 0x8b, S0, LOCAL_OFFSET(not_held));
+    emit_lea(e, false, RCX, RCX, S0, 0, 1);
+    EMIT(e, 0x67, 0xe3, 5 + 3); /* jecxz: on, for what is requested is what is held */
+    emit_mov(e, RCX, S1);
+    uint8_t *out = emit_jmp(e);
+    emit_mov(e, RCX, S1);
+    return out;
+}
+
+/* A displacement to come after `before` bytes of opcode within a naturally aligned quadword: it
+ * will be patched by one store while others run it. */
+static void align_displacement(struct emit *e, unsigned before)
+{
+    static const uint8_t nops[4][3] = {{0}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
+    unsigned at = ((unsigned)(uintptr_t)e->at + before) & 7, n = at > 4 ? 8 - at : 0;
+    emit_bytes(e, nops[n], n);
+}
+
+/* A jump to `target` that will be linked: by a condition, 0 to 15, or */
+enum { EXIT_JMP = -1, EXIT_CALL = -2 };
+static void put_exit(struct translation *t, int how, uint64_t target)
 {
     struct emit *e = &t->e;
-    struct bt_exit *x = &t->s->exits[t->exit_count++];
-    bool crossing = ((target ^ t->u->rip) & MEM_PAGE_MASK) != 0;
-
-    if (crossing)
-        tr_save_flags(t);
-    if (crossing || target <= t->u->rip + t->i->offset || t->vm->counting || t->poll)
-        put_poll(t, target);
+    struct bt_exit *x = &t->s->exits[t->exit_count];
+    struct bt_cold *c = &t->s->cold[t->cold_count++];
     bool host = t->host && !t->saved;
-    while (((uintptr_t)e->at & 3) != 3)
-        EMIT(e, 0x90);
-    *x = (struct bt_exit){.from = t->u,
-                          .target = target,
-                          .patch = emit_jmp(e),
-                          .rip = t->i->offset,
-                          .host_flags = host,
-                          .crossing = crossing};
-    x->unlinked = e->at;
-    emit_patch(x->patch, x->unlinked);
-    if (host)
-        put_save_flags(e);
-    EMIT(e, 0x49, 0xbb); /* mov $x, %r11; the address is put in when x has its place */
-    emit_u64(e, (uint64_t)(t->exit_count - 1));
-    emit_jmp_to(e, t->vm->stubs.link);
+
+    *c = (struct bt_cold){.kind = COLD_UNLINKED, .host = host, .exit = (uint16_t)t->exit_count++};
+    *x = (struct bt_exit){
+        .from = t->u, .target = target, .host_flags = host, .crossing = is_crossing(t, target)};
+    align_displacement(e, how < 0 ? 1 : 2);
+    x->patch = c->patch = how == EXIT_JMP    ? emit_jmp(e)
+                          : how == EXIT_CALL ? emit_call(e)
+                                             : emit_jcc(e, (unsigned)how);
 }
 
 void tr_exit(struct translation *t, uint64_t target)
 {
     tr_count(t, 0);
-    put_exit(t, target);
+    if (is_crossing(t, target) || !t->host)
+        tr_save_flags(t);
+    put_exit(t, EXIT_JMP, target);
     t->done = true;
 }
 
 void tr_side_exit(struct translation *t, unsigned condition, uint64_t target)
 {
-    struct bt_cold *c = &t->s->cold[t->cold_count++];
     tr_host_flags(t);
+    if (!t->vm->counting && !(is_crossing(t, target) && !t->saved)) {
+        put_exit(t, (int)condition, target);
+        return;
+    }
+    struct bt_cold *c = &t->s->cold[t->cold_count++];
     *c = (struct bt_cold){
         .kind = COLD_EXIT,
-        .poll = t->poll,
         .target = target,
         .host = t->host,
         .saved = t->saved,
@@ -210,9 +173,7 @@ void tr_side_exit(struct translation *t, unsigned condition, uint64_t target)
 static void put_indirect_cold(struct translation *t, const struct bt_cold *c)
 {
     struct emit *e = &t->e;
-    for (unsigned n = 0; n < 3; n++)
-        if (c->more[n] != NULL)
-            emit_patch(c->more[n], e->at);
+    emit_patch(c->patch, e->at);
     EMIT(e, 0x65, 0xc7, 0x04, 0x25); /* movl $undo, %gs:undo */
     emit_u32(e, LOCAL_OFFSET(undo));
     emit_u32(e, (uint32_t)c->undo);
@@ -221,29 +182,83 @@ static void put_indirect_cold(struct translation *t, const struct bt_cold *c)
     emit_jmp_to(e, t->vm->stubs.indirect);
 }
 
-void tr_indirect(struct translation *t, int32_t undo)
+static void put_indirect(struct translation *t, int32_t undo, uint8_t modrm)
 {
     struct emit *e = &t->e;
-    uint32_t jumps = (uint32_t)(LOCAL_OFFSET(jumps) + (t->u->key & BT_KEY_REACH) *
-                                                          sizeof(((struct bt_local *)0)->jumps[0]));
+    unsigned reach = t->u->key & BT_KEY_REACH;
     struct bt_cold *c = &t->s->cold[t->cold_count++];
     *c = (struct bt_cold){.kind = COLD_INDIRECT, .undo = undo, .rip = t->i->offset};
     tr_save_flags(t);
     tr_count(t, 0);
-    put_compare_requests(e);
-    c->more[0] = emit_jcc(e, 5); /* jne */
-    if (t->vm->counting) {
-        emit_load(e, S1, VCPU_OFFSET(counters.instructions));
-        emit_gs(e, true, 0x3b, S1, LOCAL_OFFSET(count_limit));
-        c->more[1] = emit_jcc(e, 3); /* jae */
+    c->patch = emit_jump_table(e, reach);
+    EMIT(e, 0x65, 0x42, 0xff, modrm, 0x1d); /* jmp or call *%gs:jumps+8(%r11) */
+    emit_u32(e, bt_jumps_offset(reach) + 8);
+}
+
+void tr_indirect(struct translation *t, int32_t undo)
+{
+    put_indirect(t, undo, 0x24);
+    t->done = true;
+}
+
+/* ---- calls and returns: return.c ---- */
+
+/* Room for one more on the return stack; else it is emptied. The flags have been saved. */
+static void put_returns_check(struct translation *t)
+{
+    struct emit *e = &t->e;
+    struct bt_cold *c = &t->s->cold[t->cold_count++];
+    EMIT(e, 0x65, 0x48, 0x3b, 0x24, 0x25); /* cmp %gs:returns_limit, %rsp */
+    emit_u32(e, LOCAL_OFFSET(returns_limit));
+    *c = (struct bt_cold){.kind = COLD_RETURNS, .patch = emit_jcc(e, 2)}; /* jb */
+    c->after = e->at;
+}
+
+/* Where the host comes back to, with the guest's return address in S0. */
+static void put_return_point(struct translation *t)
+{
+    struct emit *e = &t->e;
+    uint64_t rip = insn_next_rip(t, t->i);
+    if ((uint64_t)(int64_t)(int32_t)rip == rip) {
+        EMIT(e, 0x49, 0x81, 0xfa); /* cmp $rip, %r10 */
+        emit_u32(e, (uint32_t)rip);
+    } else {
+        emit_mov_constant(e, S1, rip);
+        EMIT(e, 0x4d, 0x39, 0xda); /* cmp %r11, %r10 */
     }
-    EMIT(e, 0x45, 0x89, 0xd3, 0x41, 0x81, 0xe3); /* mov %r10d, %r11d; and $…, %r11d */
-    emit_u32(e, BT_JUMPS - 1);
-    EMIT(e, 0x41, 0xc1, 0xe3, 4); /* shl $4, %r11d */
-    emit_gs_index(e, true, 0x3b, S0, S1, jumps);
-    c->more[2] = emit_jcc(e, 5);           /* jne */
-    EMIT(e, 0x65, 0x42, 0xff, 0x24, 0x1d); /* jmp *%gs:jumps+8(%r11) */
-    emit_u32(e, jumps + 8);
+    emit_patch(emit_jcc(e, 5), t->vm->stubs.unpaired[t->u->key & BT_KEY_REACH]); /* jne */
+    t->in_s1 = 0;
+    put_exit(t, EXIT_JMP, rip);
+    t->done = true;
+}
+
+void tr_call(struct translation *t, uint64_t target)
+{
+    tr_save_flags(t);
+    tr_count(t, 0);
+    put_returns_check(t);
+    t->host = false;
+    put_exit(t, EXIT_CALL, target);
+    put_return_point(t);
+}
+
+void tr_call_indirect(struct translation *t)
+{
+    tr_save_flags(t);
+    put_returns_check(t);
+    t->host = false;
+    put_indirect(t, -8, 0x14);
+    put_return_point(t);
+}
+
+void tr_ret(struct translation *t)
+{
+    struct emit *e = &t->e;
+    tr_count(t, 0);
+    EMIT(e, 0x65, 0xc7, 0x04, 0x25); /* movl $here, %gs:last_ret */
+    emit_u32(e, LOCAL_OFFSET(last_ret));
+    emit_u32(e, (uint32_t)(e->at - t->vm->memory.write));
+    EMIT(e, 0xc3);
     t->done = true;
 }
 
@@ -262,46 +277,135 @@ void tr_site(struct translation *t, const struct bt_insn *i, bool ends)
         return;
     }
     s->resume = bt_exec(t->vm, t->e.at);
+    tr_forget(t);
     t->host = false;
     t->saved = true;
 }
 
 /* ---- the seldom run part ---- */
 
+/* S0 = the lowest address of the span; to the place that is returned when it crosses pages. */
+static uint8_t *put_span_compare(struct emit *e, const struct bt_cold *c)
+{
+    emit_lea(e, true, S1, S0, EMIT_NO_INDEX, 0, (int32_t)c->span - 1);
+    EMIT(e, 0x4d, 0x31, 0xd3); /* xor %r10, %r11 */
+    EMIT(e, 0x49, 0xf7, 0xc3); /* test $…, %r11 */
+    emit_u32(e, (uint32_t)MEM_PAGE_MASK);
+    return emit_jcc(e, 5); /* jne */
+}
+
+/* The same instruction in a unit where each access is checked by itself. */
+static void put_alone_exit(struct translation *t, const struct bt_cold *c)
+{
+    struct bt_insn at = {.offset = c->rip};
+    t->i = &at;
+    t->host = false;
+    t->saved = true;
+    t->uncounted = c->count;
+    tr_count(t, 0);
+    put_exit(t, EXIT_JMP, insn_rip(t, &at));
+    t->s->exits[t->exit_count - 1].alone = true;
+}
+
 static void put_check_cold(struct translation *t, const struct bt_cold *c)
 {
     struct emit *e = &t->e;
+    uint8_t *crosses = NULL;
     emit_patch(c->patch, e->at);
     t->s->marks[t->mark_count++] =
         (struct bt_mark){.host = (uint32_t)(e->at - t->u->code), .rip = c->rip, .count = c->count};
     if (c->table != 0)
         emit_gs_index(e, true, 0x2b, S0, S1, c->table);
+    if (c->maker != NULL)
+        tr_put_save_cold(e, c->maker);
+    if (c->form == CHECK_OF_OFFSET)
+        emit_gs(e, true, 0x2b, S0, c->slot);
+    else if (c->form == CHECK_OF_CONSTANT)
+        emit_mov_constant(e, S0, c->target);
+    else if (c->back != 0)
+        emit_lea(e, true, S0, S0, EMIT_NO_INDEX, 0, -c->back);
+    if (c->span != 0)
+        crosses = put_span_compare(e, c);
+    if (c->back != 0)
+        emit_lea(e, true, S0, S0, EMIT_NO_INDEX, 0, c->back);
     EMIT(e, 0x41, 0xbb); /* mov $what, %r11d */
     emit_u32(e, c->what);
     emit_call_to(e, c->stub);
     emit_jmp_to(e, c->after);
+    if (crosses != NULL) {
+        emit_patch(crosses, e->at);
+        put_alone_exit(t, c);
+    }
 }
 
+/* Asks for the target; the link will lead past this. */
+static void put_unlinked(struct translation *t, const struct bt_cold *c)
+{
+    struct emit *e = &t->e;
+    struct bt_exit *x = &t->s->exits[c->exit];
+    x->unlinked = e->at;
+    emit_patch(c->patch, e->at);
+    if (c->host)
+        tr_put_save(e);
+    EMIT(e, 0x49, 0xbb); /* mov $x, %r11; the address is put in when x has its place */
+    emit_u64(e, c->exit);
+    emit_jmp_to(e, t->vm->stubs.link);
+}
+
+/* What a side exit has to do before it leaves. */
+static void put_side_exit(struct translation *t, const struct bt_cold *c)
+{
+    struct bt_insn at = {.offset = c->rip};
+    emit_patch(c->patch, t->e.at);
+    t->i = &at;
+    t->host = c->host;
+    t->saved = c->saved;
+    t->uncounted = c->count;
+    tr_exit(t, c->target);
+}
+
+static void put_poll_cold(struct translation *t, const struct bt_cold *c)
+{
+    emit_patch(c->patch, t->e.at);
+    if (c->maker != NULL)
+        tr_put_save_cold(&t->e, c->maker);
+    put_to_indirect(t, c->target);
+}
+
+static void put_returns_cold(struct translation *t, const struct bt_cold *c)
+{
+    struct emit *e = &t->e;
+    emit_patch(c->patch, e->at);
+    EMIT(e, 0x65, 0x48, 0x8b, 0x24, 0x25); /* mov %gs:returns_base, %rsp */
+    emit_u32(e, LOCAL_OFFSET(returns_base));
+    emit_jmp_to(e, c->after);
+}
+
+/* The list grows meanwhile. */
 static void put_cold(struct translation *t)
 {
     for (unsigned n = 0; n < t->cold_count; n++) {
-        const struct bt_cold *c = &t->s->cold[n];
-        if (c->kind != COLD_EXIT) {
-            if (c->kind == COLD_CHECK)
-                put_check_cold(t, c);
-            else
-                put_indirect_cold(t, c);
-            continue;
+        const struct bt_cold c = t->s->cold[n];
+        switch (c.kind) {
+        case COLD_CHECK:
+            put_check_cold(t, &c);
+            break;
+        case COLD_INDIRECT:
+            put_indirect_cold(t, &c);
+            break;
+        case COLD_UNLINKED:
+            put_unlinked(t, &c);
+            break;
+        case COLD_EXIT:
+            put_side_exit(t, &c);
+            break;
+        case COLD_RETURNS:
+            put_returns_cold(t, &c);
+            break;
+        case COLD_POLL:
+            put_poll_cold(t, &c);
+            break;
         }
-        struct bt_insn at = {.offset = c->rip};
-        emit_patch(c->patch, t->e.at);
-        t->i = &at;
-        t->poll = c->poll;
-        t->host = c->host;
-        t->saved = c->saved;
-        t->uncounted = c->count;
-        tr_count(t, 0);
-        put_exit(t, c->target);
     }
 }
 
@@ -339,6 +443,17 @@ static bool ends_unit(const struct bt_insn *i)
     }
 }
 
+static void classify_all(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
+{
+    classify(vm, key, i);
+    bt_effects(i);
+}
+
+bool tr_is_shielded(const struct translation *t)
+{
+    return t->i > t->s->insns && t->i[-1].kind == KIND_STI;
+}
+
 static bool after_sti(const struct bt_scratch *s)
 {
     return s->count > 0 && s->insns[s->count - 1].kind == KIND_STI;
@@ -358,7 +473,7 @@ static void decode_crossing(struct bt_vm *vm, const struct bt_unit *u, const uin
     i->offset = 0;
     if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, INSN_LENGTH_MAX, &i->in, &i->full) ==
         INSN_OK)
-        classify(vm, u->key, i);
+        classify_all(vm, u->key, i);
     else
         *i = (struct bt_insn){.kind = KIND_SITE_END, .memory = -1};
     s->count = 1;
@@ -385,30 +500,33 @@ static void decode(struct bt_vm *vm, const struct bt_unit *u, const uint8_t *pag
             }
             return;
         }
+        bt_effects(i);
         s->count++;
         s->ends = ends_unit(i);
         offset += i->in.length;
     }
 }
 
-/* Where the body wants the flags to be at its start. */
+/* Where the body wants the flags to be at its start: in RFLAGS, or saved. Neither: an instruction
+ * before all checks writes them all, and can make them again at a poll behind it; `poll_behind`. */
 static void plan_entry(struct translation *t, bool *host, bool *saved)
 {
     *host = *saved = false;
     for (unsigned n = 0; n < t->s->count; n++) {
         const struct bt_insn *i = &t->s->insns[n];
-        if (i->kind == KIND_SKIP || i->kind == KIND_LEA || i->kind == KIND_SWAPGS)
+        if (i->kind == KIND_SKIP || i->kind == KIND_LEA)
             continue;
-        if (i->kind == KIND_JCC || (i->kind == KIND_COPY && i->memory < 0 && i->flags_in)) {
-            *host = true;
+        *host = i->kind == KIND_JCC || (i->kind == KIND_COPY && i->memory < 0 && i->flags_in);
+        if (*host)
+            return;
+        if (i->kind != KIND_COPY || i->memory >= 0 || i->may_fault || !tr_can_copy(i))
+            break;
+        if (i->flags_all) {
+            if (!tr_can_remake(i) || t->vm->counting || t->u->second != NULL)
+                break;
+            t->poll_behind = i;
             return;
         }
-        if (i->kind != KIND_COPY || i->memory >= 0 || i->may_fault) {
-            *saved = true;
-            return;
-        }
-        if (i->flags_all)
-            return;
     }
     *saved = true;
 }
@@ -425,35 +543,89 @@ static void put_second_check(struct translation *t)
     skip[-1] = (uint8_t)(t->e.at - skip);
 }
 
+/* Every entry looks whether something is pending, so no exit has to. */
 static void put_entries(struct translation *t)
 {
     struct bt_unit *u = t->u;
+    struct emit *e = &t->e;
     bool host, saved;
     plan_entry(t, &host, &saved);
-    if (u->second != NULL) {
-        u->enter_host = t->e.at;
-        put_save_flags(&t->e);
-        u->enter_saved = t->e.at;
-        put_second_check(t);
-        t->host = false;
-        t->saved = true;
+    if (t->poll_behind != NULL) {
+        u->enter_host = u->enter_saved = e->at;
         return;
     }
-    if (host) {
-        u->enter_saved = t->e.at;
-        put_host_flags(&t->e);
-        u->enter_host = t->e.at;
-    } else {
-        u->enter_host = t->e.at;
-        if (saved)
-            put_save_flags(&t->e);
-        u->enter_saved = t->e.at;
+    if (host && u->second == NULL && !t->vm->counting) {
+        u->enter_host = e->at;
+        t->poll = put_poll_keeping_flags(e);
+        t->host = true;
+        t->body = e->at;
+        return; /* enter_saved is put_enter_saved's */
     }
-    t->host = host;
-    t->saved = saved;
+    u->enter_host = e->at;
+    tr_put_save(e);
+    u->enter_saved = e->at;
+    t->poll = put_poll(t);
+    if (u->second != NULL)
+        put_second_check(t);
+    t->saved = true;
+    if (host)
+        tr_host_flags(t);
 }
 
-static void put_insn(struct translation *t)
+/* The entry's, behind the instruction that wrote the flags. */
+static void put_poll_behind(struct translation *t)
+{
+    struct bt_cold *c = &t->s->cold[t->cold_count++];
+    const struct bt_insn *i = t->i;
+    t->i = i + 1; /* what is next, for the flags */
+    tr_leave_flags(t);
+    t->i = i;
+    *c = (struct bt_cold){.kind = COLD_POLL,
+                          .patch = put_poll(t),
+                          .maker = t->saved ? NULL : t->maker,
+                          .target = insn_next_rip(t, i)};
+}
+
+/* The entries' seldom used parts. */
+static void put_entries_cold(struct translation *t)
+{
+    struct bt_unit *u = t->u;
+    struct emit *e = &t->e;
+    if (t->poll_behind != NULL)
+        return;
+    emit_patch(t->poll, e->at);
+    if (t->body != NULL) {
+        tr_put_save(e);
+        put_to_indirect(t, u->rip);
+        u->enter_saved = e->at;
+        t->poll = put_poll(t);
+        tr_put_restore(e);
+        emit_jmp_to(e, t->body);
+        emit_patch(t->poll, e->at);
+    }
+    put_to_indirect(t, u->rip);
+}
+
+/* Behind what STI shielded. */
+static void put_poll_after_shield(struct translation *t)
+{
+    tr_save_flags(t);
+    tr_count(t, 0);
+    uint8_t *out = put_poll(t), *on = emit_jmp(&t->e);
+    emit_patch(out, t->e.at);
+    put_to_indirect(t, insn_next_rip(t, t->i));
+    emit_patch(on, t->e.at);
+    t->host = false;
+}
+
+/* Those that leave S1 as it is, or say what is in it. */
+static bool keeps_s1(const struct bt_insn *i)
+{
+    return i->kind == KIND_COPY || i->kind == KIND_LEA || i->kind == KIND_PUSH ||
+           i->kind == KIND_POP || i->kind == KIND_SKIP || i->kind == KIND_JCC;
+}
+
+static void emit_insn(struct translation *t)
 {
     switch (t->i->kind) {
     case KIND_SITE:
@@ -487,6 +659,17 @@ static void put_insn(struct translation *t)
     t->uncounted++;
 }
 
+static void put_insn(struct translation *t)
+{
+    if (!keeps_s1(t->i))
+        t->in_s1 = 0;
+    emit_insn(t);
+    if (!keeps_s1(t->i))
+        t->in_s1 = 0;
+    tr_wrote(t, t->i);
+    tr_flags_stay(t, t->i);
+}
+
 /* ---- the lists that stay ---- */
 
 static void *keep(struct bt_vm *vm, const void *from, unsigned count, size_t size)
@@ -510,7 +693,7 @@ static int keep_lists(struct translation *t)
     u->site_count = t->site_count;
     for (unsigned n = 0; n < u->exit_count; n++) {
         struct bt_exit *x = &u->exits[n];
-        uint8_t *address = x->unlinked + (x->host_flags ? 9 : 0) + 2;
+        uint8_t *address = x->unlinked + (x->host_flags ? TR_SAVE_BYTES : 0) + 2;
         memcpy(address, &x, sizeof(x));
     }
     for (unsigned n = 0; n < u->site_count; n++) {
@@ -539,20 +722,18 @@ int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const
     put_entries(&t);
     for (unsigned n = 0; n < t.s->count; n++) {
         t.i = &t.s->insns[n];
-        bool shielded = n > 0 && t.s->insns[n - 1].kind == KIND_STI;
-        t.poll = shielded;
         put_insn(&t);
-        if (shielded && !t.done) {
-            tr_count(&t, 0);
-            put_poll(&t, insn_next_rip(&t, t.i));
-        }
-        t.poll = false;
+        if (t.i == t.poll_behind)
+            put_poll_behind(&t);
+        if (tr_is_shielded(&t) && !t.done)
+            put_poll_after_shield(&t);
     }
     if (!t.done) { /* on to the next page, or a unit of its own */
         const struct bt_insn *last = &t.s->insns[t.s->count - 1];
         tr_exit(&t, insn_next_rip(&t, last));
     }
     put_cold(&t);
+    put_entries_cold(&t);
     put_enter_crossing(&t);
     u->code_end = t.e.at;
     return keep_lists(&t);

@@ -35,23 +35,60 @@ struct bt_insn {
     const uint8_t *bytes;
     uint16_t offset; /* from unit->rip */
     uint8_t kind;
-    bool flags_in;  /* depends on arithmetic flags */
-    bool flags_all; /* writes all of them, whatever they were */
-    bool flags_out; /* writes some */
-    bool may_fault; /* beyond its memory operand: divide, alignment */
-    int8_t memory;  /* index of the memory operand, or -1 */
+    bool flags_in;   /* depends on arithmetic flags */
+    bool flags_all;  /* writes all of them, whatever they were */
+    bool flags_out;  /* writes some */
+    bool may_fault;  /* beyond its memory operand: divide, alignment */
+    bool pushes;     /* 8 bytes */
+    int8_t memory;   /* index of the memory operand, or -1 */
+    uint16_t writes; /* general registers, by bits */
+    uint8_t adds_to; /* the one of these that it only adds a constant to, or BT_NO_GPR */
+    int32_t add;
 };
 
-enum bt_cold_kind { COLD_CHECK, COLD_EXIT, COLD_INDIRECT };
+/* A guest address: registers as byte offsets in struct vcpu, like those of struct insn. */
+struct tr_address {
+    uint8_t seg; /* SEG_FS, SEG_GS, or SEG_DS: no base */
+    uint8_t base, index, scale;
+    bool wide; /* 64 bits */
+    int64_t disp;
+};
+
+/* Where it is in the host; index may be EMIT_NO_INDEX. */
+struct tr_operand {
+    uint8_t base, index;
+    int32_t disp;
+};
+
+/* The slot serves all of `of` with displacements from low to below high; slot 0: no fact. */
+struct tr_fact {
+    struct tr_address of; /* but for disp */
+    int64_t low, high;
+    uint32_t slot; /* offset in struct vcpu */
+    bool write;
+};
+
+#define TR_FACTS 8u
+
+/* What S0 holds when a check fails: the linear address; the same with the slot's page taken off; or
+ * nothing, for the address is a constant. */
+enum bt_check_form { CHECK_OF_LINEAR, CHECK_OF_OFFSET, CHECK_OF_CONSTANT };
+
+enum bt_cold_kind { COLD_CHECK, COLD_EXIT, COLD_UNLINKED, COLD_INDIRECT, COLD_RETURNS, COLD_POLL };
 
 struct bt_cold {
     enum bt_cold_kind kind;
-    uint8_t *patch;         /* rel32 that leads here */
-    uint8_t *more[3];       /* of COLD_INDIRECT */
-    int32_t undo;           /* of COLD_INDIRECT: what the jump has added to RSP */
-    uint8_t *after, *stub;  /* of a check */
-    uint32_t what, table;   /* table: that has been added to S0, or 0 */
-    bool host, saved, poll; /* of an exit, as in struct translation */
+    uint8_t *patch;        /* rel32 that leads here */
+    int32_t undo;          /* of COLD_INDIRECT: what the jump has added to RSP */
+    uint8_t *after, *stub; /* where it goes on; of a check */
+    uint8_t form;          /* enum bt_check_form */
+    uint32_t what, slot;
+    uint32_t table; /* that has been added to S0, or 0 */
+    uint32_t span;  /* bytes that must be in one page, from `back` below the access; or 0 */
+    int32_t back;
+    bool host, saved;            /* of an exit, as in struct translation */
+    const struct bt_insn *maker; /* of the flags, which are to be saved; or NULL */
+    uint16_t exit;               /* COLD_UNLINKED: its number */
     uint64_t target;
     uint16_t rip;
     uint8_t count;
@@ -72,7 +109,7 @@ struct bt_scratch {
     unsigned count;
     bool ends; /* the last instruction does not fall through */
     struct bt_cold cold[COLD_MAX];
-    struct bt_exit exits[BT_UNIT_INSNS + 3];
+    struct bt_exit exits[4 * BT_UNIT_INSNS];
     struct bt_site sites[BT_UNIT_INSNS + 3];
     struct bt_mark marks[COLD_MAX + BT_UNIT_INSNS + 4];
     struct bt_shape shapes[BT_SHAPES];
@@ -85,12 +122,17 @@ struct translation {
     struct emit e;
     unsigned cold_count, exit_count, site_count, mark_count;
     const struct bt_insn *i; /* under way */
-    /* Where the guest's arithmetic flags are: in RFLAGS, in local->flags, or both. Neither: nobody
-     * will ask, for the next thing that touches them writes them all. */
+    /* Where the guest's arithmetic flags are: in RFLAGS, in local->flags, or both. Neither: their
+     * maker can make them again; or none has run yet, and nobody will ask before. */
     bool host, saved;
-    uint16_t slots[16]; /* of accesses by each register; 0 = none yet */
+    const struct bt_insn *maker;
+    const struct bt_insn *poll_behind;
+    struct tr_fact facts[TR_FACTS];
+    unsigned next_fact;
+    uint32_t in_s1;     /* the slot whose addend S1 holds, or 0 */
     unsigned uncounted; /* instructions retired since the count was brought up to date */
-    bool poll;          /* a way out here must poll: the instruction before was STI */
+    uint8_t *poll;      /* rel32 of the entry's, which leads out */
+    uint8_t *body;      /* that wants the flags in RFLAGS; or NULL */
     bool done;          /* the unit has been ended */
 };
 
@@ -114,42 +156,93 @@ static inline uint32_t gpr_offset(unsigned guest)
     return VCPU_OFFSET(gpr) + 8 * guest;
 }
 
+static inline uint32_t bt_jumps_offset(unsigned reach)
+{
+    return (uint32_t)(LOCAL_OFFSET(jumps) + reach * sizeof(((struct bt_local *)0)->jumps[0]));
+}
+
+/* S1 = the index of the entry of `jumps` for S0; goes to the place that is returned if that is
+ * another's. */
+static inline uint8_t *emit_jump_table(struct emit *e, unsigned reach)
+{
+    EMIT(e, 0x45, 0x89, 0xd3, 0x41, 0x81, 0xe3); /* mov %r10d, %r11d; and $…, %r11d */
+    emit_u32(e, BT_JUMPS - 1);
+    EMIT(e, 0x41, 0xc1, 0xe3, 4); /* shl $4, %r11d */
+    emit_gs_index(e, true, 0x3b, S0, S1, bt_jumps_offset(reach));
+    return emit_jcc(e, 5); /* jne */
+}
+
 /* ---- translate.c ---- */
 void tr_mark(struct translation *t);
-void tr_save_flags(struct translation *t); /* flags saved, if they are anywhere */
-void tr_host_flags(struct translation *t); /* in RFLAGS; registers and scratch are kept */
 void tr_count(struct translation *t, unsigned extra);
+bool tr_is_shielded(const struct translation *t);     /* by the STI before */
 void tr_exit(struct translation *t, uint64_t target); /* ends here */
 void tr_side_exit(struct translation *t, unsigned condition, uint64_t target);
 /* To S0; undo = what has been added to RSP. */
 void tr_indirect(struct translation *t, int32_t undo);
+/* A CALL whose return address has been pushed: to `target`, or to S0. */
+void tr_call(struct translation *t, uint64_t target);
+void tr_call_indirect(struct translation *t);
+void tr_ret(struct translation *t); /* to S0; the flags have been saved */
 void tr_site(struct translation *t, const struct bt_insn *i, bool ends);
 /* Guest register into a host register, and back. */
 void tr_get(struct translation *t, unsigned host, unsigned guest);
 void tr_put(struct translation *t, unsigned guest, unsigned host);
 
 /* ---- address.c ---- */
-/* S0 = linear address of the memory operand; S1 is lost. RFLAGS too when FS or GS is its segment.
- */
-void tr_address(struct translation *t, const struct bt_insn *i);
-/* S0 = the linear address of i's operand, or of the stack (i NULL) -> S1 = what must be added for
- * the host's; leaves when it cannot be served. The flags have been saved. */
-void tr_check(struct translation *t, const struct bt_insn *i, unsigned size, bool write,
-              bool quiet);
-/* Before tr_check, of a locked access at S0 of at most 64 bytes: the processor locks a line; across
- * two of them it stops the whole machine, or the host's kernel the process. S1 is lost. */
-void tr_check_line(struct translation *t, unsigned size);
-/* The same as tr_check, with the host address in S0 and S1 free. */
-void tr_check_fold(struct translation *t, const struct bt_insn *i, unsigned size, bool write);
+struct tr_address tr_address_of(const struct translation *t, const struct bt_insn *i);
+struct tr_address tr_stack(int32_t disp); /* from RSP */
+/* S0 = the linear address; S1 may be lost, RFLAGS survive. */
+void tr_linear(struct translation *t, const struct tr_address *a);
+/* `to` = the address without its segment's base; of scratch registers, those are lost that hold a
+ * register of the guest's. */
+void tr_linear_to(struct translation *t, const struct tr_address *a, unsigned to);
+/* The operand of an access of `size` bytes by the instruction under way; leaves the unit when it
+ * cannot be served. S1 is part of it, and S0 may be. The flags are saved if need be. `flags`: more
+ * for BT_CHECK_…. */
+struct tr_operand tr_access(struct translation *t, const struct tr_address *a, unsigned size,
+                            bool write, uint32_t flags);
+/* A scratch register that the operand does not need; it may become another. */
+unsigned tr_free_scratch(struct translation *t, struct tr_operand *o);
+/* Before tr_access, of a locked access of at most 64 bytes: the processor locks a line; across two
+ * of them it stops the whole machine, or the host's kernel the process. */
+void tr_check_line(struct translation *t, const struct tr_address *a, unsigned size);
+/* Facts that the instruction, now done, has moved or ended; all of them. */
+void tr_wrote(struct translation *t, const struct bt_insn *i);
+void tr_forget(struct translation *t);
 
 /* ---- rewrite.c ---- */
-enum rewrite_memory { REWRITE_NONE, REWRITE_PAIR, REWRITE_S0 };
 /* Whether the instruction can be re-encoded at all: operand classes, encodings. */
 bool rewrite_possible(const struct bt_insn *i);
-/* Writes it with map[guest register] in place of its registers and the memory operand at S0 + S1 or
- * S0. */
-void rewrite_emit(struct emit *e, const struct bt_insn *i, enum rewrite_memory memory,
+/* Writes it with map[guest register] in place of its registers and the memory operand at `o`, or
+ * NULL. */
+void rewrite_emit(struct emit *e, const struct bt_insn *i, const struct tr_operand *o,
                   const uint8_t map[16]);
+/* opcode reg, o; w = 64 bits. */
+void emit_memory(struct emit *e, bool w, uint8_t opcode, unsigned reg, const struct tr_operand *o);
+
+/* ---- flags.c ---- */
+#define TR_SAVE_BYTES 19u
+/* From RFLAGS to local->flags: S0 is lost, RFLAGS survive. And back. */
+void tr_put_save(struct emit *e);
+void tr_put_restore(struct emit *e);
+/* Whether the instruction's flags can be made again from registers; does so, by S1. */
+bool tr_can_remake(const struct bt_insn *i);
+void tr_put_remake(struct emit *e, const struct bt_insn *i);
+void tr_put_save_cold(struct emit *e, const struct bt_insn *maker); /* the same, and saves */
+void tr_save_flags(struct translation *t); /* flags saved; scratch is lost */
+void tr_host_flags(struct translation *t); /* in RFLAGS; scratch is kept by an access's operand */
+/* RFLAGS are about to be destroyed by the instruction under way: saved, or left to be made again.
+ */
+void tr_leave_flags(struct translation *t);
+void tr_flags_written(struct translation *t, const struct bt_insn *i); /* in RFLAGS now */
+void tr_flags_stay(struct translation *t, const struct bt_insn *i); /* it is done: its registers */
+
+/* ---- effects.c ---- */
+#define BT_NO_GPR 16u
+/* 0 to 15, of whichever part; BT_NO_GPR for others. */
+unsigned bt_gpr_number(ZydisRegister r);
+void bt_effects(struct bt_insn *i);
 
 /* ---- decode.c ---- */
 /* Decodes and classifies what begins at `bytes`, n of them; they are read once, for the guest may
@@ -160,6 +253,12 @@ bool bt_decode(struct bt_vm *vm, uint8_t key, const uint8_t *bytes, unsigned n, 
 void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i);
 
 /* ---- emit_*.c ---- */
+/* Whether there are registers enough; else emit_copy leaves the instruction to the interpreter. */
+bool tr_can_copy(const struct bt_insn *i);
+/* Where a push of 8 bytes goes; it is done when the value is there and RSP has moved. */
+struct tr_operand tr_pushed(struct translation *t);
+void tr_store_constant(struct translation *t, struct tr_operand o, uint64_t value);
+void tr_move_rsp(struct translation *t, int32_t by);
 void emit_copy(struct translation *t);
 void emit_lea_insn(struct translation *t);
 void emit_stack(struct translation *t);
