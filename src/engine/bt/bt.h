@@ -43,7 +43,7 @@
 #define BT_HASH          (1u << BT_HASH_BITS)
 #define BT_PAGES         (1u << 15)
 #define BT_FOUND         (1u << 14)
-#define BT_LOG           2048u
+#define BT_LOG           4096u
 #define BT_LOG_TOKEN     0x8000u
 #define BT_MISSES_LOOK   64  /* misses between two looks */
 #define BT_MISSES_CYCLES 600 /* of the host for each of them: more often is too often */
@@ -95,7 +95,8 @@ struct bt_unit {
     uint64_t rip, physical; /* physical: of the first byte */
     uint8_t key;
     bool alone;        /* each access has its own check: where those of several cross pages */
-    _Atomic bool dead; /* set before bt_vm.generation moves for it */
+    _Atomic bool dead; /* no way leads to it any more; set before bt_vm.generation moves, if it must
+                          go at once */
     uint8_t *code, *code_end;          /* writable alias */
     uint8_t *enter_saved, *enter_host; /* with flags saved, or in RFLAGS */
     uint8_t *enter_crossing; /* with flags saved, from a page that does not know this mapping */
@@ -179,6 +180,16 @@ struct bt_jump {
     const uint8_t *code; /* entry with flags saved */
 };
 
+/* Where it is in its table: by offset, and by number. */
+#define BT_JUMP_FACTOR 0x9e3779b1u
+#define BT_JUMP_SHIFT  16u
+#define BT_JUMP_MASK   ((BT_JUMPS - 1) * 16u)
+
+static inline unsigned bt_jump_index(uint64_t rip)
+{
+    return ((uint32_t)rip * BT_JUMP_FACTOR >> BT_JUMP_SHIFT & BT_JUMP_MASK) / 16;
+}
+
 /* A unit that bt_find has found. It is named by its physical page too, so unlike jumps and tokens
  * it stays good when mappings change, and another process that runs the same page finds it. */
 struct bt_found {
@@ -220,7 +231,9 @@ struct bt_local {
     struct bt_misses slots[TLB_FAST_REACHES * 2 * TLB_SLOTS];
     unsigned filled[2];      /* entries of the two, in the logs: by whether their page is global */
     uint16_t log[2][BT_LOG]; /* reach * BT_JUMPS + index, or BT_LOG_TOKEN | index */
-    uint64_t count_limit;    /* counting: polls leave above it */
+    uint64_t noted[2]
+                  [(3 * BT_JUMPS + BT_TOKENS) / 64]; /* what the logs have, by the same numbers */
+    uint64_t count_limit;                            /* counting: polls leave above it */
     struct bt_counters {
         uint64_t units, links, lookups, found, misses, misses_elsewhere, scattered, faults, flushes;
         uint64_t interpreted[ZYDIS_MNEMONIC_MAX_VALUE + 1], light; /* light: of all these */
@@ -231,6 +244,7 @@ struct bt_local {
     ((uint32_t)(offsetof(struct vcpu, engine_local) + offsetof(struct bt_local, member)))
 #define VCPU_OFFSET(member) ((uint32_t)offsetof(struct vcpu, member))
 
+_Static_assert(sizeof(struct bt_jump) == 16, "BT_JUMP_MASK is of offsets");
 _Static_assert(sizeof(struct bt_local) <= VCPU_ENGINE_LOCAL, "bt_local has outgrown its place");
 
 /* Arithmetic flags as LAHF and SETO AL leave them in AX. */
@@ -269,6 +283,7 @@ void bt_code_written(void *context, gpa_t page);
 /* Forgets jumps and tokens of the vCPU if units or mappings have changed. */
 void bt_refresh(struct vcpu *v);
 void bt_jump_enter(struct vcpu *v, uint64_t rip, const uint8_t *code);
+void bt_jump_forget(struct vcpu *v, uint64_t rip);
 /* From now on translated code counts the instructions retired. Between instructions. */
 void bt_count(struct vcpu *v);
 void bt_cache_fini(struct bt_vm *vm);
@@ -281,7 +296,7 @@ uint8_t bt_key(const struct vcpu *v);
 
 /* The access at RIP has no place of its own: whether that is so; from now on. */
 bool bt_is_scattered(const struct bt_vm *vm, uint64_t rip);
-void bt_scatter(struct bt_vm *vm, struct bt_unit *u, uint64_t rip);
+void bt_scatter(struct vcpu *v, struct bt_unit *u, uint64_t rip);
 
 /* ---- translate.c ---- */
 

@@ -51,12 +51,23 @@ uint8_t bt_key(const struct vcpu *v)
 
 /* ---- a vCPU's own tables ---- */
 
+/* 0 is not looked for there, but at index 0, where 1 is not. */
+static inline void jump_empty(struct bt_jump *j, unsigned index)
+{
+    j->rip = index == 0;
+}
+
 static void forget_all(struct bt_local *l)
 {
     memset(l->tokens, 0, sizeof(l->tokens));
     for (unsigned reach = 0; reach < 3; reach++)
         for (unsigned i = 0; i < BT_JUMPS; i++)
-            l->jumps[reach][i].rip = i + 1; /* belongs elsewhere */
+            jump_empty(&l->jumps[reach][i], i);
+}
+
+static unsigned noted_bit(unsigned what)
+{
+    return what & BT_LOG_TOKEN ? 3 * BT_JUMPS + (what & (BT_TOKENS - 1)) : what;
 }
 
 static void forget_log(struct bt_local *l, bool global)
@@ -66,7 +77,8 @@ static void forget_log(struct bt_local *l, bool global)
         if (l->log[global][n] & BT_LOG_TOKEN)
             l->tokens[i] = 0;
         else
-            l->jumps[l->log[global][n] / BT_JUMPS][i].rip = i + 1;
+            jump_empty(&l->jumps[l->log[global][n] / BT_JUMPS][i], i);
+        l->noted[global][noted_bit(l->log[global][n]) / 64] = 0;
     }
     l->filled[global] = 0;
 }
@@ -76,6 +88,7 @@ static void forget(struct bt_local *l, bool global)
 {
     if (l->filled[0] > BT_LOG || l->filled[1] > BT_LOG) {
         forget_all(l);
+        memset(l->noted, 0, sizeof(l->noted));
         l->filled[0] = l->filled[1] = 0;
         return;
     }
@@ -84,8 +97,14 @@ static void forget(struct bt_local *l, bool global)
         forget_log(l, true);
 }
 
+/* Once is enough. */
 static void note(struct bt_local *l, unsigned what, bool global)
 {
+    uint64_t *word = &l->noted[global][noted_bit(what) / 64];
+    uint64_t bit = (uint64_t)1 << noted_bit(what) % 64;
+    if (*word & bit)
+        return;
+    *word |= bit;
     if (l->filled[global] < BT_LOG)
         l->log[global][l->filled[global]] = (uint16_t)what;
     if (l->filled[global] <= BT_LOG)
@@ -116,10 +135,15 @@ void bt_jump_enter(struct vcpu *v, uint64_t rip, const uint8_t *code)
     struct bt_local *l = bt_local(v);
     if (l->vm->trace != NULL)
         return;
-    struct bt_jump *j = &l->jumps[v->reach][rip & (BT_JUMPS - 1)];
-    j->rip = rip;
-    j->code = code;
-    note(l, v->reach * BT_JUMPS + (unsigned)(rip & (BT_JUMPS - 1)), tlb_fetch_is_global(v, rip));
+    unsigned i = bt_jump_index(rip);
+    l->jumps[v->reach][i] = (struct bt_jump){rip, code};
+    note(l, v->reach * BT_JUMPS + i, tlb_fetch_is_global(v, rip));
+}
+
+void bt_jump_forget(struct vcpu *v, uint64_t rip)
+{
+    unsigned i = bt_jump_index(rip);
+    jump_empty(&bt_local(v)->jumps[v->reach][i], i);
 }
 
 static void token_enter(struct vcpu *v, uint64_t linear, uint32_t token)
@@ -220,18 +244,6 @@ bool bt_is_scattered(const struct bt_vm *vm, uint64_t rip)
 {
     unsigned i = scattered_index(rip);
     return vm->scattered[i / 64] >> i % 64 & 1;
-}
-
-void bt_scatter(struct bt_vm *vm, struct bt_unit *u, uint64_t rip)
-{
-    unsigned i = scattered_index(rip);
-    interp_lock_code(vm->interp);
-    vm->scattered[i / 64] |= (uint64_t)1 << i % 64;
-    if (!u->dead) {
-        kill_unit(vm, u); /* to be made again */
-        atomic_fetch_add(&vm->generation, 1);
-    }
-    interp_unlock_code(vm->interp);
 }
 
 void bt_link(struct bt_vm *vm, struct bt_exit *x, struct bt_unit *to)
@@ -555,6 +567,11 @@ struct bt_unit *bt_find(struct vcpu *v, bool alone)
     return fetch(v, &from) ? find(v, alone, &from) : NULL;
 }
 
+static struct bt_found *found_at(struct vcpu *v, uint64_t rip, uint64_t where)
+{
+    return &bt_local(v)->found[hash_of(rip, where, 0) % BT_FOUND];
+}
+
 const uint8_t *bt_find_code(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
@@ -563,7 +580,7 @@ const uint8_t *bt_find_code(struct vcpu *v)
     if (!fetch(v, &from))
         return NULL;
     uint64_t where = from.physical[0] | bt_key(v) | BT_FOUND_VALID;
-    struct bt_found *f = &l->found[hash_of(v->rip, where, 0) % BT_FOUND];
+    struct bt_found *f = found_at(v, v->rip, where);
     if (f->rip == v->rip && f->where == where && f->generation == (uint32_t)l->generation) {
         l->counters.found++;
         token_enter(v, v->rip & MEM_PAGE_MASK, f->token);
@@ -576,6 +593,20 @@ const uint8_t *bt_find_code(struct vcpu *v)
     if (u->second == NULL && l->vm->trace == NULL)
         *f = (struct bt_found){v->rip, where, code, u->page->token, (uint32_t)l->generation};
     return code;
+}
+
+/* The old unit is as good as before, but for its speed: no other vCPU need hurry, and generation
+ * stays. Its page keeps it in its list. */
+void bt_scatter(struct vcpu *v, struct bt_unit *u, uint64_t rip)
+{
+    struct bt_vm *vm = bt_local(v)->vm;
+    unsigned i = scattered_index(rip);
+    interp_lock_code(vm->interp);
+    vm->scattered[i / 64] |= (uint64_t)1 << i % 64;
+    kill_unit(vm, u); /* to be made again */
+    interp_unlock_code(vm->interp);
+    bt_jump_forget(v, u->rip);
+    found_at(v, u->rip, (u->physical & MEM_PAGE_MASK) | u->key | BT_FOUND_VALID)->where = 0;
 }
 
 /* ---- from host addresses back ---- */

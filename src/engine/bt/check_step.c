@@ -4,7 +4,6 @@
 #include "engine/bt/check_state.h"
 
 #define FAST_MASK ((TLB_FAST_ENTRIES - 1) << 4)
-#define JUMP_MASK (BT_JUMPS - 1)
 
 static const struct check_value any = {.kind = CHECK_ANY};
 
@@ -338,8 +337,9 @@ static void compared(const struct check *c, const struct check_insn *i, struct c
         return;
     }
     unsigned index = check_table_index(c, &o[1], 0, &t);
-    if (check_is_register(&o[0], 64) && index != CHECK_NONE && !t.fast &&
-        check_is_index(s, index, check_gpr(o[0].reg.value), 0, JUMP_MASK, 4)) {
+    const struct check_value *v = index != CHECK_NONE ? &s->r[index] : NULL;
+    if (check_is_register(&o[0], 64) && v != NULL && !t.fast && v->kind == CHECK_INDEX &&
+        v->n == BT_JUMP_MASK && v->shl == 0) { /* any entry: what it is of is compared */
         s->flags = CHECK_FLAGS_JUMP;
         s->flags_reg = (uint8_t)index;
     }

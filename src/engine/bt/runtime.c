@@ -121,7 +121,7 @@ static const uint8_t *go_on(struct vcpu *v)
     if (X86_UNLIKELY(!bt_may_run(v)))
         return leave(v);
     bt_refresh(v);
-    const struct bt_jump *j = &l->jumps[v->reach][v->rip & (BT_JUMPS - 1)];
+    const struct bt_jump *j = &l->jumps[v->reach][bt_jump_index(v->rip)];
     const uint8_t *code = j->code;
     if (j->rip != v->rip) {
         code = bt_find_code(v);
@@ -198,10 +198,9 @@ const uint8_t *bt_do_indirect(struct vcpu *v, uint64_t target)
 
 const uint8_t *bt_do_find(struct vcpu *v, uint64_t target)
 {
-    struct bt_local *l = bt_local(v);
     merge_flags(v);
     v->rip = target;
-    l->jumps[v->reach][target & (BT_JUMPS - 1)].rip = target + 1; /* belongs elsewhere */
+    bt_jump_forget(v, target);
     return go_on(v);
 }
 
@@ -253,7 +252,7 @@ static void look_at_slot(struct vcpu *v, struct bt_misses *m)
     uint64_t rip = u->rip + bt_mark_at(l->vm, u, pc)->rip;
     if (bt_is_scattered(l->vm, rip)) /* it misses in the table: another unit would be the same */
         return;
-    bt_scatter(l->vm, u, rip);
+    bt_scatter(v, u, rip);
     l->counters.scattered++;
 }
 

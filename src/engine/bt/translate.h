@@ -165,9 +165,11 @@ static inline uint32_t bt_jumps_offset(unsigned reach)
  * another's. */
 static inline uint8_t *emit_jump_table(struct emit *e, unsigned reach)
 {
-    EMIT(e, 0x45, 0x89, 0xd3, 0x41, 0x81, 0xe3); /* mov %r10d, %r11d; and $…, %r11d */
-    emit_u32(e, BT_JUMPS - 1);
-    EMIT(e, 0x41, 0xc1, 0xe3, 4); /* shl $4, %r11d */
+    EMIT(e, 0x45, 0x69, 0xda); /* imul $…, %r10d, %r11d */
+    emit_u32(e, BT_JUMP_FACTOR);
+    EMIT(e, 0x41, 0xc1, 0xeb, BT_JUMP_SHIFT); /* shr $…, %r11d */
+    EMIT(e, 0x41, 0x81, 0xe3);                /* and $…, %r11d */
+    emit_u32(e, BT_JUMP_MASK);
     emit_gs_index(e, true, 0x3b, S0, S1, bt_jumps_offset(reach));
     return emit_jcc(e, 5); /* jne */
 }
