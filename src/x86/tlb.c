@@ -4,9 +4,9 @@
  * tlb.h. On the vCPU's own thread.
  *
  * Global pages (SDM 3A 4.10.2.4): an entry is tagged with the space it was filled in, global or
- * not. Losing global entries at MOV CR3 is always allowed. What must be kept is the other half:
- * INVLPG forgets a global page in every space. So invalidation by address ignores the space in the
- * tag; the index depends on the address alone, so it is one entry for each reach.
+ * not; a miss in another space takes a global one over. INVLPG forgets a global page in every
+ * space. So invalidation by address ignores the space in the tag; the index depends on the address
+ * alone, so it is one entry for each reach.
  *
  * Large pages: an entry holds 4 KiB of one. INVLPG must forget all of its pieces, and the tables
  * may by then say something else, so each entry remembers the size of the mapping it came from.
@@ -116,6 +116,9 @@ void tlb_flush_all(struct vcpu *v)
 {
     memset(v->tlb.spaces, 0, sizeof(v->tlb.spaces));
     memset(v->tlb.large, 0, sizeof(v->tlb.large));
+    v->tlb.epoch = (v->tlb.epoch + 1) % TLB_EPOCHS;
+    if (v->tlb.epoch == 0) /* none may be left from the last time */
+        memset(v->tlb.entries, 0xff, sizeof(v->tlb.entries));
     tlb_fast_flush(&v->tlb);
     fetches_forget(&v->tlb);
     enter_fresh_space(v);
@@ -309,7 +312,8 @@ static void fill(struct vcpu *v, enum tlb_reach reach, uint64_t linear, const st
     e->fetch = fetch ? tag : TLB_NONE;
     e->addend = (uintptr_t)target->host - (uintptr_t)(linear & MEM_PAGE_MASK);
     bool global = p->global && (v->cr4 & CR4_PGE);
-    t->physical[reach][tlb_index(linear)] = p->physical | large | (global ? TLB_GLOBAL : 0);
+    t->physical[reach][tlb_index(linear)] =
+        p->physical | large | (global ? TLB_GLOBAL : 0) | (uint64_t)t->epoch << TLB_EPOCH_SHIFT;
 }
 
 #define NOWHERE (UINT64_MAX & MEM_PAGE_MASK) /* beyond any physical address: no device has it */
@@ -326,6 +330,31 @@ static void find_apic(const struct vcpu *v, struct target *t)
     }
 }
 
+static inline void take_over(uint64_t *tag, uint64_t current)
+{
+    if (*tag != TLB_NONE)
+        *tag = current;
+}
+
+/* The entry is of this page, which is global, and was filled in another space: now it is this
+ * one's. */
+static bool revive_global(struct tlb *t, enum tlb_reach reach, uint64_t linear,
+                          enum mmu_access access)
+{
+    struct tlb_entry *e = tlb_entry_of(t, reach, linear);
+    uint64_t wanted = TLB_GLOBAL | (uint64_t)t->epoch << TLB_EPOCH_SHIFT;
+    uint64_t mask = (MEM_PAGE_SIZE - 1) & ~(uint64_t)3;
+    uint64_t tag = access == MMU_READ ? e->read : access == MMU_WRITE ? e->write : e->fetch;
+
+    if (tag == TLB_NONE || ((tag ^ linear) & MEM_PAGE_MASK) != 0 ||
+        (t->physical[reach][tlb_index(linear)] & mask) != wanted)
+        return false;
+    take_over(&e->read, tlb_tag(t, linear));
+    take_over(&e->write, tlb_tag(t, linear));
+    take_over(&e->fetch, tlb_tag(t, linear));
+    return true;
+}
+
 /* Walks for one access, or raises #PF; fills the TLB when the page is RAM or ROM. */
 static struct target resolve(struct vcpu *v, enum tlb_reach reach, uint64_t linear,
                              enum mmu_access access)
@@ -335,6 +364,11 @@ static struct target resolve(struct vcpu *v, enum tlb_reach reach, uint64_t line
     uint32_t code;
 
     v->counters.tlb_misses++;
+    if (revive_global(&v->tlb, reach, linear, access)) {
+        target.physical = v->tlb.physical[reach][tlb_index(linear)] & MEM_PAGE_MASK;
+        target.host = mem_page(v->platform->mem, GPA(target.physical), &target.flags);
+        return target;
+    }
     if (X86_UNLIKELY(!mmu_walk(v, linear, access, is_user(reach), reach == REACH_SUPERVISOR_AC,
                                &page, &code)))
         x86_raise_page_fault(v, linear, code);

@@ -35,6 +35,8 @@ enum tlb_reach {
 
 #define TLB_ENTRIES     1024u
 #define TLB_GLOBAL      4u
+#define TLB_EPOCH_SHIFT 3u
+#define TLB_EPOCHS      512u
 #define TLB_LARGE_WORDS 8u /* of 64 bits */
 #define TLB_FETCHED     (64u << 10)
 #define TLB_NONE        UINT64_MAX /* no page | asid is this: asid 0xfff is never used */
@@ -63,6 +65,7 @@ struct tlb_fast {
 #define TLB_FAST_LOG     512u /* entries filled since the last flush; more: all are emptied */
 #define TLB_FAST_REACHES REACH_USER_ALIGNED
 #define TLB_FAST_PAGES   (16u << 10)
+#define TLB_FAST_NOTED   2048u /* more: the filter is full of pages that went long ago */
 #define TLB_SLOTS        1024u
 #define TLB_SLOT_LOG     1024u
 #define TLB_SLOT_KEPT    2048u
@@ -86,6 +89,7 @@ struct tlb {
     /* Pages, by hash, that `fast` was filled for since they were emptied: INVLPG of another need
      * not look for it. */
     uint64_t fast_pages[TLB_FAST_PAGES / 64];
+    unsigned fast_noted; /* times that one was noted since it was made anew */
     /* Pages, by two hashes, that a fetch translation was given out of since fetch_generation moved
      * for all. */
     uint64_t fetched[TLB_FETCHED / 64];
@@ -102,9 +106,11 @@ struct tlb {
      */
     uint64_t large[4][TLB_LARGE_WORDS];
     /* Physical page of each entry, and in its low bits the mapping: 0 = 4 KiB, 1 = 2 MiB, 2 = 1
-     * GiB, 3 = 4 MiB, and TLB_GLOBAL. Apart from the entries, for only fills, fetches and INVLPG
-     * need it. */
+     * GiB, 3 = 4 MiB, TLB_GLOBAL, and the epoch, for an entry of a global page is good in every
+     * space until all is flushed. Apart from the entries, for only fills, fetches and INVLPG need
+     * it. */
     uint64_t physical[REACH_COUNT][TLB_ENTRIES];
+    unsigned epoch;
     uint64_t fetch_generation;  /* moves whenever a cached fetch translation may have gone */
     uint64_t global_generation; /* … one of a global page too */
     /* Page handed out last by the slow path of tlb_pointer_rmw, for tlb_pointer_wrote; NULL flags

@@ -30,6 +30,7 @@ static inline unsigned page_bit(uint64_t linear)
 static inline void note_page(struct tlb *t, uint64_t linear)
 {
     t->fast_pages[page_bit(linear) / 64] |= (uint64_t)1 << page_bit(linear) % 64;
+    t->fast_noted++;
 }
 
 static struct tlb_fast *slot_at(struct tlb *t, uint32_t offset)
@@ -120,8 +121,21 @@ static void fast_flush_log(struct tlb *t, bool global)
 static void note_logged(struct tlb *t, bool global)
 {
     memset(t->fast_pages, 0, sizeof(t->fast_pages));
+    t->fast_noted = 0;
     for (unsigned n = 0; n < t->fast_filled[global]; n++)
         note_page(t, -t->fast_log[global][n]->negative_page);
+}
+
+/* Pages that are still in an entry or a slot, and some more: those that stand for empty ones. */
+static void note_all(struct tlb *t)
+{
+    const struct tlb_fast *fast = &t->fast[0][0][0], *slots = &t->slots[0][0][0];
+    memset(t->fast_pages, 0, sizeof(t->fast_pages));
+    for (unsigned n = 0; n < sizeof(t->fast) / sizeof(*fast); n++)
+        note_page(t, -fast[n].negative_page);
+    for (unsigned n = 0; n < sizeof(t->slots) / sizeof(*slots); n++)
+        note_page(t, -slots[n].negative_page);
+    t->fast_noted = 0;
 }
 
 void tlb_fast_flush(struct tlb *t)
@@ -154,6 +168,8 @@ void tlb_fast_leave_space(struct tlb *t)
 
 void tlb_fast_forget_page(struct tlb *t, uint64_t linear)
 {
+    if (t->fast_noted > TLB_FAST_NOTED)
+        note_all(t);
     if (!(t->fast_pages[page_bit(linear) / 64] >> page_bit(linear) % 64 & 1))
         return;
     slots_forget_page(t, linear);

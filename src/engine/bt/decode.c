@@ -209,8 +209,9 @@ static void from_shape(const struct bt_shape *s, const struct parse *p, struct b
     const struct bt_insn *t = &s->insn;
     ZydisDecodedInstruction *zi = &i->full.insn;
 
-    *zi = t->full.insn;
-    memcpy(i->full.operands, t->full.operands, zi->operand_count * sizeof(i->full.operands[0]));
+    memcpy(&i->full, &t->full,
+           offsetof(struct insn_full, operands) +
+               t->full.insn.operand_count * sizeof(t->full.operands[0]));
     i->in = t->in;
     i->kind = t->kind;
     i->flags_in = t->flags_in;

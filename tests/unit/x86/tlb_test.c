@@ -226,6 +226,53 @@ static void invlpg_global(void **state)
     x86_fixture_destroy(f);
 }
 
+/* An entry of a global page serves every space, with the rights it had, until all are flushed. */
+static void global_in_every_space(void **state)
+{
+    for (unsigned global = 0; global < 2; global++) {
+        struct x86_fixture *f = start();
+        f->v.cr4 |= CR4_PGE;
+        tlb_flush_all(&f->v);
+        uint64_t page = numbered_page(f, 1);
+        x86_fixture_map(f, HIGH, page, (DATA & ~(uint64_t)PTE_D) | (global ? PTE_G : 0));
+        assert_int_equal(load(f, HIGH), 1);
+        uint64_t walks = f->v.counters.page_walks;
+        for (unsigned n = 0; n < 3; n++) {
+            switch_cr3(f, f->v.cr3, false);
+            assert_int_equal(load(f, HIGH + 8 * n), 1);
+        }
+        assert_int_equal(f->v.counters.page_walks, global ? walks : walks + 3);
+        tlb_store_slow(&f->v, (enum tlb_reach)f->v.reach, HIGH, 7, 8); /* walks to set D */
+        assert_true(*x86_fixture_entry(f, f->v.cr3, HIGH, 1) & PTE_D);
+        *x86_fixture_entry(f, f->v.cr3, HIGH, 1) = numbered_page(f, 2) | DATA | PTE_G;
+        switch_cr3(f, f->v.cr3, false);
+        assert_int_equal(load(f, HIGH), global ? 7 : 2);
+        for (unsigned n = 0; n < TLB_EPOCHS; n++)
+            tlb_flush_all(&f->v);
+        assert_int_equal(load(f, HIGH), 2);
+        x86_fixture_destroy(f);
+    }
+}
+
+/* The filter of pages that INVLPG goes by has been made anew, and knows what is there. */
+static void invlpg_after_many_pages(void **state)
+{
+    struct x86_fixture *f = start();
+    enum tlb_reach reach = (enum tlb_reach)f->v.reach;
+    uint64_t other = LINEAR + MEM_PAGE_SIZE;
+    x86_fixture_map(f, LINEAR, numbered_page(f, 1), DATA);
+    x86_fixture_map(f, other, numbered_page(f, 2), DATA);
+    for (unsigned n = 0; n < TLB_FAST_NOTED + 10; n++) {
+        assert_true(tlb_fast_fill(&f->v, reach, LINEAR, 4, false, false));
+        assert_true(tlb_fast_fill(&f->v, reach, other, 4, true, false));
+    }
+    tlb_invlpg(&f->v, other);
+    assert_int_not_equal(fast(f, false), 0);
+    tlb_invlpg(&f->v, LINEAR);
+    assert_int_equal(fast(f, false), 0);
+    x86_fixture_destroy(f);
+}
+
 /* INVLPG of any address in a large page forgets all of it, in either half of the address space. */
 static void invlpg_large(void **state)
 {
@@ -584,6 +631,8 @@ int main(void)
         cmocka_unit_test(fast_entries),
         cmocka_unit_test(fast_entries_global),
         cmocka_unit_test(invlpg_global),
+        cmocka_unit_test(global_in_every_space),
+        cmocka_unit_test(invlpg_after_many_pages),
         cmocka_unit_test(invlpg_large),
         cmocka_unit_test(asids_run_out),
         cmocka_unit_test(random_operations),
