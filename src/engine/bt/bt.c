@@ -16,7 +16,7 @@
 
 #include "engine/interp/step.h"
 
-#define CACHE_BYTES (64u << 20)
+#define CACHE_BYTES (128u << 20)
 #define SOME        4096u /* instructions that the interpreter runs before we look again */
 /* When instructions are counted every exit polls: nearer to the limit than this, single steps. */
 #define LIMIT_MARGIN (BT_UNIT_INSNS + 2)
