@@ -221,7 +221,7 @@ static void from_shape(const struct bt_shape *s, const struct parse *p, struct b
     i->memory = t->memory;
     if (s->disp_operand >= 0) {
         int64_t value = (int64_t)value_at(i->copy + p->disp_at, p->disp_size, true);
-        i->in.disp += (int32_t)(value - zi->raw.disp.value);
+        i->in.disp = (int32_t)((uint32_t)i->in.disp + (uint32_t)(value - zi->raw.disp.value));
         i->full.operands[s->disp_operand].mem.disp.value = zi->raw.disp.value = value;
     }
     if (s->imm_operand >= 0) {
