@@ -110,8 +110,10 @@ static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
     l->filled[0] = BT_LOG + 1; /* the tables are to be emptied first */
     l->generation = UINT64_MAX;
     err = bt_returns_create(l, e);
-    if (err != 0)
+    if (err != 0) {
+        free(l->found);
         engine_interp.vcpu_fini(v);
+    }
     return err;
 }
 
@@ -138,7 +140,7 @@ static enum exit_reason run_once(struct vcpu *v)
         if (code != NULL) {
             bt_vector_load(v);
             l->flags = bt_flags_of(v->rflags);
-            bt_returns_forget(v);
+            bt_returns_choose(v);
             l->vm->stubs.enter(v, code);
             return EXIT_NONE;
         }

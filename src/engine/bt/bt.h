@@ -219,7 +219,11 @@ struct bt_local {
     /* The C stack while translated code runs; rsp of translated code while C does; its first and
      * last place: return.c. */
     uint64_t c_stack, returns, returns_base, returns_limit;
-    uint8_t *return_stack;
+    struct {
+        uint64_t top, base, limit;
+    } return_stacks[3]; /* by reach; top: of those that are not in use */
+    uint8_t return_reach;
+    uint8_t *return_memory;
     /* That jumps and tokens were filled under. */
     uint64_t generation, fetch_generation, global_generation;
     uint8_t vector_live; /* host registers hold the guest's vector state */
@@ -341,6 +345,8 @@ int bt_returns_create(struct bt_local *l, struct error *e);
 void bt_returns_destroy(struct bt_local *l);
 /* All calls under way are forgotten: each of their returns will look its target up. */
 void bt_returns_forget(struct vcpu *v);
+/* Before translated code is entered elsewhere than where it was left: the stack of v->reach. */
+void bt_returns_choose(struct vcpu *v);
 
 /* ---- watch.c ---- */
 

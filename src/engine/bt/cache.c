@@ -122,6 +122,7 @@ void bt_refresh(struct vcpu *v)
         return;
     if (l->vector_class != class && l->vector_live)
         bt_vector_save(v);
+    bt_returns_forget(v);
     forget(l, l->generation != generation || l->vector_class != class ||
                   l->global_generation != v->tlb.global_generation);
     l->vector_class = (uint8_t) class;

@@ -6,10 +6,10 @@
  * they nearly always do, the code goes on by a linked jump; else by a look-up.
  *
  * The return stack is a hint, and always safe to be used. What it holds is only ever addresses of
- * code that was entered under the mappings and the mode of now: C code that does not go back to the
- * very place it was called from empties it (bt_returns_forget), and so does a CALL that finds it
- * full. At its first place lies the address of a stub that looks up what was not called here.
- * Signals of the host use it too, below rsp.
+ * code that was entered under the mappings and the mode of now: there is one for each reach, and
+ * bt_refresh empties them when mappings, units or the class of vector state have changed. A CALL
+ * that finds it full empties it too. At its first place lies the address of a stub that looks up
+ * what was not called here. Signals of the host use it too, below rsp.
  */
 #include "engine/bt/bt.h"
 
@@ -24,30 +24,56 @@
 
 int bt_returns_create(struct bt_local *l, struct error *e)
 {
-    uint8_t *p = mmap(NULL, SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED || mprotect(p + GUARD, SIZE - GUARD, PROT_READ | PROT_WRITE) != 0) {
+    const size_t all = TLB_FAST_REACHES * SIZE;
+    uint8_t *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    bool good = p != MAP_FAILED;
+    for (unsigned reach = 0; good && reach < TLB_FAST_REACHES; reach++) {
+        uint8_t *one = p + reach * SIZE;
+        good = mprotect(one + GUARD, SIZE - GUARD, PROT_READ | PROT_WRITE) == 0;
+        l->return_stacks[reach].base = (uintptr_t)one + SIZE - 64;
+        l->return_stacks[reach].limit = (uintptr_t)one + GUARD + SIGNALS;
+    }
+    if (!good) {
         int err = errno;
         if (p != MAP_FAILED)
-            munmap(p, SIZE);
+            munmap(p, all);
         return error_set(e, err, "engine bt: no memory for a return stack: %s", strerror(err));
     }
-    l->return_stack = p;
-    l->returns_limit = (uintptr_t)p + GUARD + SIGNALS;
-    l->returns_base = (uintptr_t)p + SIZE - 64;
+    l->return_memory = p;
     return 0;
 }
 
 void bt_returns_destroy(struct bt_local *l)
 {
-    if (l->return_stack != NULL)
-        munmap(l->return_stack, SIZE);
-    l->return_stack = NULL;
+    if (l->return_memory != NULL)
+        munmap(l->return_memory, TLB_FAST_REACHES * SIZE);
+    l->return_memory = NULL;
+}
+
+static void load(struct bt_local *l, unsigned reach)
+{
+    l->return_reach = (uint8_t)reach;
+    l->returns = l->return_stacks[reach].top;
+    l->returns_base = l->return_stacks[reach].base;
+    l->returns_limit = l->return_stacks[reach].limit;
 }
 
 void bt_returns_forget(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
-    const uint8_t *stub = bt_exec(l->vm, l->vm->stubs.underflow[v->reach]);
-    memcpy((void *)l->returns_base, &stub, sizeof(stub));
-    l->returns = l->returns_base;
+    for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
+        const uint8_t *stub = bt_exec(l->vm, l->vm->stubs.underflow[reach]);
+        memcpy((void *)l->return_stacks[reach].base, &stub, sizeof(stub));
+        l->return_stacks[reach].top = l->return_stacks[reach].base;
+    }
+    load(l, l->return_reach);
+}
+
+void bt_returns_choose(struct vcpu *v)
+{
+    struct bt_local *l = bt_local(v);
+    if (l->return_reach == v->reach)
+        return;
+    l->return_stacks[l->return_reach].top = l->returns;
+    load(l, v->reach);
 }

@@ -130,7 +130,7 @@ static const uint8_t *go_on(struct vcpu *v)
         bt_jump_enter(v, v->rip, code);
     }
     l->flags = bt_flags_of(v->rflags);
-    bt_returns_forget(v);
+    bt_returns_choose(v);
     bt_vector_load(v);
     return code;
 }
@@ -152,7 +152,7 @@ const uint8_t *bt_do_link(struct vcpu *v, struct bt_exit *x)
         bt_link(l->vm, x, u);
     l->counters.links++;
     l->flags = bt_flags_of(v->rflags);
-    bt_returns_forget(v);
+    bt_returns_choose(v);
     bt_vector_load(v);
     return bt_exec(l->vm, u->enter_saved);
 }
@@ -312,6 +312,7 @@ const uint8_t *bt_do_fault(struct vcpu *v, uint64_t flags)
     struct bt_vm *vm = l->vm;
     const uint8_t *pc = (const uint8_t *)(uintptr_t)l->fault_pc;
     called(v);
+    bt_returns_forget(v); /* the code may have had other things on the stack */
 
     interp_lock_code(vm->interp);
     const struct bt_unit *u = bt_unit_at(vm, pc);
