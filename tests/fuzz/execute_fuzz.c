@@ -10,8 +10,8 @@
 #define CODE      0x8000u
 #define STEPS     64
 #define CODE_SIZE 4096
-#define TICK_NS   10000000
-#define TICKS_MAX 3
+#define TICK_NS   1000000
+#define TICKS_MAX 2
 
 static struct fuzz_machine machine;
 static void *engine_vm;
