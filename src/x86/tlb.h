@@ -86,6 +86,10 @@ struct tlb {
     uint32_t slots_filled;
     uint32_t slot_kept[TLB_SLOT_KEPT]; /* that outlived a MOV CR3 */
     unsigned slots_kept;
+    /* Pages, by hash, that slots held when the first slots_noted bytes of the log were looked at.
+     */
+    uint64_t slot_pages[TLB_FAST_PAGES / 64];
+    uint32_t slots_noted;
     /* Pages, by hash, that `fast` was filled for since they were emptied: INVLPG of another need
      * not look for it. */
     uint64_t fast_pages[TLB_FAST_PAGES / 64];
@@ -171,6 +175,13 @@ void tlb_write_bytes(struct vcpu *v, enum tlb_reach reach, uint64_t linear, cons
  * `wrote` must be called with the pointer after the store (dirty and code flags). Raises #PF. */
 void *tlb_pointer_rmw(struct vcpu *v, enum tlb_reach reach, uint64_t linear, unsigned size);
 void tlb_pointer_wrote(struct vcpu *v, void *host, unsigned size);
+
+/* To be called now and then by who fills slots, before slots_filled can have gone round. */
+static inline void tlb_slots_limit(struct tlb *t)
+{
+    if (t->slots_filled > sizeof(t->slot_log))
+        t->slots_filled = 2 * sizeof(t->slot_log);
+}
 
 /* Makes the fast entry of `linear` serve an access of n bytes within one page; false when it cannot
  * (a device, ROM, code or a watched page under a write, a page crossing): then the access must go

@@ -53,8 +53,25 @@ static unsigned slots_logged(const struct tlb *t)
     return t->slots_filled / sizeof(t->slot_log[0]);
 }
 
+static void note_slot(struct tlb *t, uint32_t offset)
+{
+    unsigned bit = page_bit(-slot_at(t, offset)->negative_page);
+    t->slot_pages[bit / 64] |= (uint64_t)1 << bit % 64;
+}
+
+/* A slot filled again is in the log again, so what has been looked at need not be. */
+static void note_slots(struct tlb *t)
+{
+    for (unsigned n = t->slots_noted / sizeof(t->slot_log[0]); n < slots_logged(t); n++)
+        note_slot(t, t->slot_log[n]);
+    t->slots_noted = t->slots_filled;
+}
+
 static void slots_flush(struct tlb *t)
 {
+    if (t->slots_noted != 0 || t->slots_kept != 0)
+        memset(t->slot_pages, 0, sizeof(t->slot_pages));
+    t->slots_noted = 0;
     struct tlb_fast *all = &t->slots[0][0][0];
     if (slots_are_logged(t)) {
         for (unsigned n = 0; n < slots_logged(t); n++)
@@ -88,7 +105,9 @@ static void slots_sift(struct tlb *t)
         else
             slot_empty(f);
     }
+    note_slots(t);
     t->slots_filled = 0;
+    t->slots_noted = 0;
 }
 
 static void slot_forget_page(struct tlb *t, uint32_t offset, uint64_t linear)
@@ -104,6 +123,9 @@ static void slots_forget_page(struct tlb *t, uint64_t linear)
         slots_flush(t);
         return;
     }
+    note_slots(t);
+    if (!(t->slot_pages[page_bit(linear) / 64] >> page_bit(linear) % 64 & 1))
+        return;
     for (unsigned n = 0; n < slots_logged(t); n++)
         slot_forget_page(t, t->slot_log[n], linear);
     for (unsigned n = 0; n < t->slots_kept; n++)

@@ -243,6 +243,7 @@ static void look_at_slot(struct vcpu *v, struct bt_misses *m)
     bool often = now - m->since < (uint64_t)BT_MISSES_LOOK * BT_MISSES_CYCLES;
     m->left = BT_MISSES_LOOK;
     m->since = now;
+    tlb_slots_limit(&v->tlb);
     if (!often)
         return;
     const uint8_t *pc = (const uint8_t *)(uintptr_t)l->miss_pc - 1;

@@ -254,6 +254,45 @@ static void global_in_every_space(void **state)
     }
 }
 
+static void fill_slot(struct tlb *t, struct tlb_fast *slot, const struct tlb_fast *from)
+{
+    *slot = *from;
+    t->slot_log[t->slots_filled / sizeof(t->slot_log[0])] =
+        (uint32_t)((uint8_t *)slot - (uint8_t *)t->slots);
+    t->slots_filled += sizeof(t->slot_log[0]);
+}
+
+/* INVLPG finds a page in slots that were filled before and after others looked at the log. */
+static void invlpg_slots(void **state)
+{
+    for (unsigned kept = 0; kept < 2; kept++) {
+        struct x86_fixture *f = start();
+        struct tlb *t = &f->v.tlb;
+        enum tlb_reach reach = (enum tlb_reach)f->v.reach;
+        struct tlb_fast *slots = t->slots[reach][false], *fast = t->fast[reach][false];
+        f->v.cr4 |= CR4_PGE;
+        tlb_flush_all(&f->v);
+        for (unsigned n = 0; n < 3; n++) {
+            uint64_t linear = LINEAR + n * MEM_PAGE_SIZE;
+            x86_fixture_map(f, linear, numbered_page(f, n), DATA | PTE_G);
+            assert_true(tlb_fast_fill(&f->v, reach, linear, 4, false, false));
+        }
+        const struct tlb_fast *page = &fast[(LINEAR >> 12) & (TLB_FAST_ENTRIES - 1)];
+        fill_slot(t, &slots[7], &page[0]);
+        if (kept)
+            switch_cr3(f, f->v.cr3, false);
+        tlb_invlpg(&f->v, LINEAR + MEM_PAGE_SIZE); /* in no slot */
+        assert_true(LINEAR + slots[7].negative_page < MEM_PAGE_SIZE);
+        fill_slot(t, &slots[8], &page[2]);
+        tlb_invlpg(&f->v, LINEAR);
+        assert_true(LINEAR + slots[7].negative_page >= MEM_PAGE_SIZE);
+        assert_true(LINEAR + 2 * MEM_PAGE_SIZE + slots[8].negative_page < MEM_PAGE_SIZE);
+        tlb_invlpg(&f->v, LINEAR + 2 * MEM_PAGE_SIZE);
+        assert_true(LINEAR + 2 * MEM_PAGE_SIZE + slots[8].negative_page >= MEM_PAGE_SIZE);
+        x86_fixture_destroy(f);
+    }
+}
+
 /* The filter of pages that INVLPG goes by has been made anew, and knows what is there. */
 static void invlpg_after_many_pages(void **state)
 {
@@ -632,6 +671,7 @@ int main(void)
         cmocka_unit_test(fast_entries_global),
         cmocka_unit_test(invlpg_global),
         cmocka_unit_test(global_in_every_space),
+        cmocka_unit_test(invlpg_slots),
         cmocka_unit_test(invlpg_after_many_pages),
         cmocka_unit_test(invlpg_large),
         cmocka_unit_test(asids_run_out),
