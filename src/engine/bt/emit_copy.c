@@ -116,6 +116,27 @@ static void place_spilled(struct translation *t, struct plan *p, struct tr_opera
     }
 }
 
+/* rorx $by, from, to: RFLAGS survive. */
+static void put_rotate(struct emit *e, unsigned to, unsigned from, unsigned by)
+{
+    EMIT(e, 0xc4, (uint8_t)(0x43 | (to < 8) << 7 | (from < 8) << 5), 0xfb, 0xf0,
+         (uint8_t)(0xc0 | (to & 7) << 3 | (from & 7)), (uint8_t)by);
+}
+
+/* AH, BH, CH or DH beside a memory operand: as the low byte of a scratch register. */
+static void emit_rotated(struct translation *t, struct tr_operand *o, uint8_t map[16])
+{
+    const ZydisDecodedOperand *regs = t->i->full.operands;
+    unsigned guest = rewrite_rotated(t->i), host = tr_free_scratch(t, o);
+    bool writes = regs[t->i->memory == 0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+    put_rotate(&t->e, host, guest, 8);
+    map[guest] = (uint8_t)host;
+    tr_mark(t);
+    rewrite_emit(&t->e, t->i, o, map);
+    if (writes)
+        put_rotate(&t->e, guest, host, 64 - 8);
+}
+
 void emit_copy(struct translation *t)
 {
     const struct bt_insn *i = t->i;
@@ -132,9 +153,13 @@ void emit_copy(struct translation *t)
     if (i->flags_in)
         tr_host_flags(t);
     place_spilled(t, &p, &o, memory);
-    if (memory || i->may_fault)
-        tr_mark(t);
-    rewrite_emit(&t->e, i, memory ? &o : NULL, p.map);
+    if (rewrite_rotated(i) != BT_NO_GPR) {
+        emit_rotated(t, &o, p.map);
+    } else {
+        if (memory || i->may_fault)
+            tr_mark(t);
+        rewrite_emit(&t->e, i, memory ? &o : NULL, p.map);
+    }
     if (i->flags_out)
         tr_flags_written(t, i);
     for (unsigned k = 0; k < p.count; k++)

@@ -47,6 +47,26 @@ static bool operand_possible(const ZydisDecodedOperand *o, bool *high, bool *ren
     }
 }
 
+unsigned rewrite_rotated(const struct bt_insn *i)
+{
+    const ZydisDecodedInstruction *zi = &i->full.insn;
+    unsigned rotated = BT_NO_GPR;
+    if (i->memory < 0)
+        return BT_NO_GPR;
+    for (unsigned n = 0; n < zi->operand_count; n++) {
+        const ZydisDecodedOperand *o = &i->full.operands[n];
+        if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && is_high_byte(o->reg.value))
+            rotated = bt_gpr_number(o->reg.value);
+    }
+    for (unsigned n = 0; n < zi->operand_count && rotated != BT_NO_GPR; n++) {
+        const ZydisDecodedOperand *o = &i->full.operands[n];
+        if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && bt_gpr_number(o->reg.value) == rotated &&
+            (!is_high_byte(o->reg.value) || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_REG))
+            return BT_NO_GPR; /* CMPXCHG has AL too */
+    }
+    return rotated;
+}
+
 bool rewrite_possible(const struct bt_insn *i)
 {
     const ZydisDecodedInstruction *zi = &i->full.insn;
@@ -59,7 +79,8 @@ bool rewrite_possible(const struct bt_insn *i)
     for (unsigned n = 0; n < zi->operand_count; n++)
         if (!operand_possible(&i->full.operands[n], &high, &renamed))
             return false;
-    return !(high && renamed); /* AH…DH have no encoding beside REX (SDM 2A 2.2.1.2) */
+    /* AH…DH have no encoding beside REX (SDM 2A 2.2.1.2). */
+    return !(high && renamed) || rewrite_rotated(i) != BT_NO_GPR;
 }
 
 struct fields {
@@ -73,6 +94,7 @@ static struct fields find_fields(const struct bt_insn *i, const struct tr_operan
 {
     const ZydisDecodedInstruction *zi = &i->full.insn;
     struct fields f = {.memory = o};
+    unsigned rotated = rewrite_rotated(i);
     for (unsigned n = 0; n < zi->operand_count; n++) {
         const ZydisDecodedOperand *o = &i->full.operands[n];
         unsigned number =
@@ -80,8 +102,9 @@ static struct fields find_fields(const struct bt_insn *i, const struct tr_operan
         if (number == BT_NO_GPR)
             continue;
         bool byte = ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_GPR8;
-        /* AH…DH keep their encoding, 4 to 7 without REX. */
-        uint8_t host = is_high_byte(o->reg.value) ? (uint8_t)(number + 4) : map[number];
+        /* AH…DH keep their encoding, 4 to 7 without REX; or are the low byte of a rotated copy. */
+        bool high = is_high_byte(o->reg.value) && number != rotated;
+        uint8_t host = high ? (uint8_t)(number + 4) : map[number];
         switch (o->encoding) {
         case ZYDIS_OPERAND_ENCODING_MODRM_REG:
             f.reg = host;
@@ -102,7 +125,7 @@ static struct fields find_fields(const struct bt_insn *i, const struct tr_operan
         default:
             continue;
         }
-        f.byte_register |= byte && !is_high_byte(o->reg.value) && host >= 4;
+        f.byte_register |= byte && !high && host >= 4;
     }
     return f;
 }

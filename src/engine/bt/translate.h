@@ -216,6 +216,9 @@ void tr_forget(struct translation *t);
 /* ---- rewrite.c ---- */
 /* Whether the instruction can be re-encoded at all: operand classes, encodings. */
 bool rewrite_possible(const struct bt_insn *i);
+/* The register of a high byte beside a memory operand, which takes REX: `map` must lead to a copy of
+ * it that is rotated right by 8, for the low byte is used. BT_NO_GPR: none. */
+unsigned rewrite_rotated(const struct bt_insn *i);
 /* Writes it with map[guest register] in place of its registers and the memory operand at `o`, or
  * NULL. */
 void rewrite_emit(struct emit *e, const struct bt_insn *i, const struct tr_operand *o,
