@@ -99,10 +99,17 @@ static unsigned address_part(struct translation *t, uint8_t offset, unsigned scr
     return scratch;
 }
 
+/* What an address by RSP has to have added (emit_stack.c). */
+static int32_t rsp_of(const struct translation *t, const struct tr_address *a)
+{
+    return a->base == 8 * RSP ? t->rsp : 0;
+}
+
 /* Of registers and displacement alone. */
 void tr_linear_to(struct translation *t, const struct tr_address *a, unsigned to)
 {
     unsigned base = EMIT_NO_BASE, index = EMIT_NO_INDEX;
+    int32_t disp = (int32_t)a->disp + rsp_of(t, a);
     if (is_constant(a)) {
         emit_mov_constant(&t->e, to, (uint64_t)a->disp);
         return;
@@ -111,10 +118,10 @@ void tr_linear_to(struct translation *t, const struct tr_address *a, unsigned to
         base = address_part(t, a->base, S0);
     if (a->index != ZERO_OFFSET)
         index = address_part(t, a->index, S1);
-    if (a->wide && index == EMIT_NO_INDEX && a->disp == 0)
+    if (a->wide && index == EMIT_NO_INDEX && disp == 0)
         emit_mov(&t->e, to, base);
     else
-        emit_lea(&t->e, a->wide, to, base, index, a->scale, (int32_t)a->disp);
+        emit_lea(&t->e, a->wide, to, base, index, a->scale, disp);
 }
 
 /* RFLAGS survive. */
@@ -319,6 +326,7 @@ static struct bt_cold *new_check(struct translation *t, unsigned size, bool writ
         .stub = t->vm->stubs.check[reach_of(t)][write],
         .rip = t->i->offset,
         .count = (uint8_t)t->uncounted,
+        .rsp = (int16_t)t->rsp,
         .maker = t->saved ? NULL : t->maker,
     };
     forget_slot(t, c->slot);
@@ -434,10 +442,11 @@ void tr_check_line(struct translation *t, const struct tr_address *a, unsigned s
 
 /* ---- operands ---- */
 
-static struct tr_operand operand_of(const struct tr_address *a)
+static struct tr_operand operand_of(const struct translation *t, const struct tr_address *a)
 {
     if (is_direct(a))
-        return (struct tr_operand){(uint8_t)host_of(a->base / 8), S1, (int32_t)a->disp};
+        return (struct tr_operand){(uint8_t)host_of(a->base / 8), S1,
+                                   (int32_t)a->disp + rsp_of(t, a)};
     if (is_short_constant(a))
         return (struct tr_operand){S1, EMIT_NO_INDEX, (int32_t)a->disp};
     return (struct tr_operand){S0, S1, 0};
@@ -448,7 +457,7 @@ struct tr_operand tr_access(struct translation *t, const struct tr_address *a, u
 {
     const struct tr_fact *f = a->wide ? find_fact(t, a, size, write) : NULL;
     if (f != NULL) {
-        struct tr_operand o = operand_of(a);
+        struct tr_operand o = operand_of(t, a);
         if (o.base == S0)
             tr_linear(t, a);
         if (t->in_s1 != f->slot)
@@ -466,7 +475,7 @@ struct tr_operand tr_access(struct translation *t, const struct tr_address *a, u
     put_check(t, a, size, write, flags);
     if (is_short_constant(a) && (a->disp & 0xfff) + size > MEM_PAGE_SIZE)
         return (struct tr_operand){S0, S1, 0}; /* S0 was needed for the check */
-    return operand_of(a);
+    return operand_of(t, a);
 }
 
 unsigned tr_free_scratch(struct translation *t, struct tr_operand *o)

@@ -85,7 +85,8 @@ struct bt_site {
 
 /* Which guest instruction a host address belongs to. */
 struct bt_mark {
-    uint32_t host; /* offset from unit->code */
+    uint16_t host; /* offset from unit->code */
+    int16_t rsp;   /* what has not been added to RSP yet */
     uint16_t rip;  /* offset from unit->rip */
     uint8_t count; /* instructions retired before it and not counted yet */
     bool host_flags;

@@ -18,6 +18,18 @@ unsigned bt_gpr_number(ZydisRegister r)
     }
 }
 
+/* Not as the base of its address, nor as the stack pointer of PUSH, POP, CALL, RET. */
+static bool has_rsp(const struct bt_insn *i)
+{
+    for (unsigned n = 0; n < i->full.insn.operand_count; n++) {
+        const ZydisDecodedOperand *o = &i->full.operands[n];
+        if (o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            o->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN && bt_gpr_number(o->reg.value) == RSP)
+            return true;
+    }
+    return false;
+}
+
 static uint16_t written(const struct insn_full *full)
 {
     uint16_t writes = 0;
@@ -75,6 +87,7 @@ static void adds_to_register(struct bt_insn *i)
 void bt_effects(struct bt_insn *i)
 {
     i->writes = written(&i->full);
+    i->has_rsp = has_rsp(i);
     i->pushes = false;
     i->adds_to = BT_NO_GPR;
     i->add = 0;

@@ -1,10 +1,22 @@
 /* SPDX-License-Identifier: MIT */
-/* PUSH, POP, LEAVE. RSP moves after the access (SDM 2B PUSH, POP). */
+/*
+ * PUSH, POP, LEAVE. RSP moves after the access (SDM 2B PUSH, POP). Moves are summed up, and R15
+ * follows when somebody may look: another unit, C code, an instruction with RSP as a register.
+ * Addresses take the sum into their displacement; the seldom run part adds it and takes it off
+ * again; where the host may fault, marks have it.
+ */
 #include "engine/bt/translate.h"
 
 void tr_move_rsp(struct translation *t, int32_t by)
 {
-    emit_lea(&t->e, true, GUEST_RSP, GUEST_RSP, EMIT_NO_INDEX, 0, by);
+    t->rsp += by;
+}
+
+void tr_settle_rsp(struct translation *t)
+{
+    if (t->rsp != 0)
+        emit_lea(&t->e, true, GUEST_RSP, GUEST_RSP, EMIT_NO_INDEX, 0, t->rsp);
+    t->rsp = 0;
 }
 
 struct tr_operand tr_pushed(struct translation *t)

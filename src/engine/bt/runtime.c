@@ -53,7 +53,7 @@ static inline void merge_flags(struct vcpu *v)
     v->rflags = (v->rflags & ~(uint64_t)FLAGS_ARITHMETIC) | bt_rflags_of(bt_local(v)->flags);
 }
 
-/* v->rip, and the count of instructions, as they are at this place of the code. */
+/* v->rip, RSP and the count of instructions, as they are at this place of the code. */
 static void settle_at(struct vcpu *v, const uint8_t *exec)
 {
     struct bt_vm *vm = bt_local(v)->vm;
@@ -62,6 +62,7 @@ static void settle_at(struct vcpu *v, const uint8_t *exec)
     interp_unlock_code(vm->interp);
     const struct bt_mark *m = bt_mark_at(vm, u, exec);
     v->rip = u->rip + m->rip;
+    v->gpr[RSP] += (uint64_t)(int64_t)m->rsp;
     if (vm->counting)
         v->counters.instructions += m->count;
 }

@@ -26,9 +26,10 @@ struct bt_scratch *bt_scratch_create(void)
 void tr_mark(struct translation *t)
 {
     t->s->marks[t->mark_count++] = (struct bt_mark){
-        .host = (uint32_t)(t->e.at - t->u->code),
+        .host = (uint16_t)(t->e.at - t->u->code),
         .rip = t->i->offset,
         .count = (uint8_t)t->uncounted,
+        .rsp = (int16_t)t->rsp,
         .host_flags = t->host && !t->saved,
     };
 }
@@ -126,6 +127,7 @@ static void align_displacement(struct emit *e, unsigned before)
 enum { EXIT_JMP = -1, EXIT_CALL = -2 };
 static void put_exit(struct translation *t, int how, uint64_t target)
 {
+    tr_settle_rsp(t);
     struct emit *e = &t->e;
     struct bt_exit *x = &t->s->exits[t->exit_count];
     struct bt_cold *c = &t->s->cold[t->cold_count++];
@@ -189,6 +191,7 @@ static void put_indirect(struct translation *t, int32_t undo, uint8_t modrm)
     struct bt_cold *c = &t->s->cold[t->cold_count++];
     *c = (struct bt_cold){.kind = COLD_INDIRECT, .undo = undo, .rip = t->i->offset};
     tr_save_flags(t);
+    tr_settle_rsp(t);
     tr_count(t, 0);
     c->patch = emit_jump_table(e, reach);
     EMIT(e, 0x65, 0x42, 0xff, modrm, 0x1d); /* jmp or call *%gs:jumps+8(%r11) */
@@ -235,6 +238,7 @@ static void put_return_point(struct translation *t)
 void tr_call(struct translation *t, uint64_t target)
 {
     tr_save_flags(t);
+    tr_settle_rsp(t);
     tr_count(t, 0);
     put_returns_check(t);
     t->host = false;
@@ -254,6 +258,7 @@ void tr_call_indirect(struct translation *t)
 void tr_ret(struct translation *t)
 {
     struct emit *e = &t->e;
+    tr_settle_rsp(t);
     tr_count(t, 0);
     EMIT(e, 0x65, 0xc7, 0x04, 0x25); /* movl $here, %gs:last_ret */
     emit_u32(e, LOCAL_OFFSET(last_ret));
@@ -266,6 +271,7 @@ void tr_site(struct translation *t, const struct bt_insn *i, bool ends)
 {
     struct bt_site *s = &t->s->sites[t->site_count++];
     tr_save_flags(t);
+    tr_settle_rsp(t);
     tr_count(t, 0);
     *s = (struct bt_site){.from = t->u, .insn = i->in, .rip = insn_rip(t, i)};
     EMIT(&t->e, 0x49, 0xbb); /* mov $s, %r11 */
@@ -307,13 +313,20 @@ static void put_alone_exit(struct translation *t, const struct bt_cold *c)
     t->s->exits[t->exit_count - 1].alone = true;
 }
 
+static void move_rsp(struct emit *e, int32_t by)
+{
+    if (by != 0)
+        emit_lea(e, true, GUEST_RSP, GUEST_RSP, EMIT_NO_INDEX, 0, by);
+}
+
 static void put_check_cold(struct translation *t, const struct bt_cold *c)
 {
     struct emit *e = &t->e;
     uint8_t *crosses = NULL;
     emit_patch(c->patch, e->at);
     t->s->marks[t->mark_count++] =
-        (struct bt_mark){.host = (uint32_t)(e->at - t->u->code), .rip = c->rip, .count = c->count};
+        (struct bt_mark){.host = (uint16_t)(e->at - t->u->code), .rip = c->rip, .count = c->count};
+    move_rsp(e, c->rsp);
     if (c->table != 0)
         emit_gs_index(e, true, 0x2b, S0, S1, c->table);
     if (c->maker != NULL)
@@ -331,6 +344,7 @@ static void put_check_cold(struct translation *t, const struct bt_cold *c)
     EMIT(e, 0x41, 0xbb); /* mov $what, %r11d */
     emit_u32(e, c->what);
     emit_call_to(e, c->stub);
+    move_rsp(e, -c->rsp);
     emit_jmp_to(e, c->after);
     if (crosses != NULL) {
         emit_patch(crosses, e->at);
@@ -610,6 +624,7 @@ static void put_entries_cold(struct translation *t)
 static void put_poll_after_shield(struct translation *t)
 {
     tr_save_flags(t);
+    tr_settle_rsp(t);
     tr_count(t, 0);
     uint8_t *out = put_poll(t), *on = emit_jmp(&t->e);
     emit_patch(out, t->e.at);
@@ -659,8 +674,20 @@ static void emit_insn(struct translation *t)
     t->uncounted++;
 }
 
+/* Those that take what RSP has moved by into account, for they have it in addresses alone. */
+static bool keeps_rsp(const struct bt_insn *i)
+{
+    bool plain = i->kind == KIND_COPY || i->kind == KIND_LEA || i->kind == KIND_PUSH ||
+                 i->kind == KIND_POP || i->kind == KIND_CALL || i->kind == KIND_RET;
+    if (i->memory >= 0 && i->in.disp != (int16_t)i->in.disp)
+        return false; /* the sum might not be a displacement */
+    return i->kind == KIND_SKIP || (plain && !i->has_rsp);
+}
+
 static void put_insn(struct translation *t)
 {
+    if (!keeps_rsp(t->i))
+        tr_settle_rsp(t);
     if (!keeps_s1(t->i))
         t->in_s1 = 0;
     emit_insn(t);

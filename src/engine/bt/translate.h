@@ -40,6 +40,7 @@ struct bt_insn {
     bool flags_out;  /* writes some */
     bool may_fault;  /* beyond its memory operand: divide, alignment */
     bool pushes;     /* 8 bytes */
+    bool has_rsp;    /* as a register, beside what is implied */
     int8_t memory;   /* index of the memory operand, or -1 */
     uint16_t writes; /* general registers, by bits */
     uint8_t adds_to; /* the one of these that it only adds a constant to, or BT_NO_GPR */
@@ -86,6 +87,7 @@ struct bt_cold {
     uint32_t table; /* that has been added to S0, or 0 */
     uint32_t span;  /* bytes that must be in one page, from `back` below the access; or 0 */
     int32_t back;
+    int16_t rsp;                 /* as in struct translation */
     bool host, saved;            /* of an exit, as in struct translation */
     const struct bt_insn *maker; /* of the flags, which are to be saved; or NULL */
     uint16_t exit;               /* COLD_UNLINKED: its number */
@@ -130,6 +132,7 @@ struct translation {
     struct tr_fact facts[TR_FACTS];
     unsigned next_fact;
     uint32_t in_s1;     /* the slot whose addend S1 holds, or 0 */
+    int32_t rsp;        /* the guest's RSP less R15: not added yet */
     unsigned uncounted; /* instructions retired since the count was brought up to date */
     uint8_t *poll;      /* rel32 of the entry's, which leads out */
     uint8_t *body;      /* that wants the flags in RFLAGS; or NULL */
@@ -216,8 +219,8 @@ void tr_forget(struct translation *t);
 /* ---- rewrite.c ---- */
 /* Whether the instruction can be re-encoded at all: operand classes, encodings. */
 bool rewrite_possible(const struct bt_insn *i);
-/* The register of a high byte beside a memory operand, which takes REX: `map` must lead to a copy of
- * it that is rotated right by 8, for the low byte is used. BT_NO_GPR: none. */
+/* The register of a high byte beside a memory operand, which takes REX: `map` must lead to a copy
+ * of it that is rotated right by 8, for the low byte is used. BT_NO_GPR: none. */
 unsigned rewrite_rotated(const struct bt_insn *i);
 /* Writes it with map[guest register] in place of its registers and the memory operand at `o`, or
  * NULL. */
@@ -263,7 +266,8 @@ bool tr_can_copy(const struct bt_insn *i);
 /* Where a push of 8 bytes goes; it is done when the value is there and RSP has moved. */
 struct tr_operand tr_pushed(struct translation *t);
 void tr_store_constant(struct translation *t, struct tr_operand o, uint64_t value);
-void tr_move_rsp(struct translation *t, int32_t by);
+void tr_move_rsp(struct translation *t, int32_t by); /* what it moves by is added later: */
+void tr_settle_rsp(struct translation *t);           /* now. RFLAGS survive. */
 void emit_copy(struct translation *t);
 void emit_lea_insn(struct translation *t);
 void emit_stack(struct translation *t);
