@@ -36,9 +36,18 @@ static inline void by_table(bool all)
     memset(rig->vm.scattered, all ? 0xff : 0, sizeof(rig->vm.scattered));
 }
 
+/* From there on, in what is seldom run too; NULL: nowhere. */
+static inline uint8_t *find_from(const uint8_t *from, const void *bytes, size_t n)
+{
+    const struct bt_unit *u = &rig->u;
+    bool cold = from >= u->cold && from <= u->cold_end;
+    uint8_t *at = memmem(from, (size_t)((cold ? u->cold_end : u->code_end) - from), bytes, n);
+    return at != NULL || cold ? at : find_from(u->cold, bytes, n);
+}
+
 static inline uint8_t *find(const void *bytes, size_t n)
 {
-    uint8_t *at = memmem(rig->u.code, (size_t)(rig->u.code_end - rig->u.code), bytes, n);
+    uint8_t *at = find_from(rig->u.code, bytes, n);
     if (at == NULL) {
         bt_check_report(&rig->u, stderr);
         fail_msg("the translation has not the bytes that the violation starts from");
@@ -52,7 +61,7 @@ static inline uint8_t *find(const void *bytes, size_t n)
 static inline uint8_t *find_last(const void *bytes, size_t n)
 {
     uint8_t *at = NULL, *next = find(bytes, n);
-    for (; next != NULL; next = memmem(at + 1, (size_t)(rig->u.code_end - at - 1), bytes, n))
+    for (; next != NULL; next = find_from(at + 1, bytes, n))
         at = next;
     return at;
 }

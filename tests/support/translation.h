@@ -63,6 +63,7 @@ static inline void translation_make(struct translation_rig *r, unsigned offset, 
                             .key = key,
                             .alone = r->alone,
                             .code = r->vm.first,
+                            .cold = r->vm.cold,
                             .page = &r->first,
                             .second = crossing ? &r->second : NULL};
     if (bt_translate(&r->vm, &r->u, r->page, crossing ? r->page + MEM_PAGE_SIZE : NULL) != 0)

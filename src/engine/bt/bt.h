@@ -85,7 +85,7 @@ struct bt_site {
 
 /* Which guest instruction a host address belongs to. */
 struct bt_mark {
-    uint16_t host; /* offset from unit->code */
+    uint16_t host; /* bt_unit_offset */
     int16_t rsp;   /* what has not been added to RSP yet */
     uint16_t rip;  /* offset from unit->rip */
     uint8_t count; /* instructions retired before it and not counted yet */
@@ -98,7 +98,8 @@ struct bt_unit {
     bool alone;        /* each access has its own check: where those of several cross pages */
     _Atomic bool dead; /* no way leads to it any more; set before bt_vm.generation moves, if it must
                           go at once */
-    uint8_t *code, *code_end;          /* writable alias */
+    /* What runs, and what is seldom run: apart, so that the first is dense. Writable alias. */
+    uint8_t *code, *code_end, *cold, *cold_end;
     uint8_t *enter_saved, *enter_host; /* with flags saved, or in RFLAGS */
     uint8_t *enter_crossing; /* with flags saved, from a page that does not know this mapping */
     struct bt_mark *marks;
@@ -157,7 +158,9 @@ struct bt_vm {
     struct bt_page *pages[BT_PAGES];
     struct bt_unit **units; /* all since the last flush, by ascending code */
     unsigned unit_count, unit_room;
-    uint8_t *first, *free; /* code memory: of units, and not in use yet */
+    /* Code memory: of units, and not in use yet; and of their seldom run parts, behind. */
+    uint8_t *first, *free, *cold, *cold_free;
+    uint8_t *huge; /* huge pages have been asked for up to here */
     uint32_t next_token, next_slot;
     uint64_t
         scattered[BT_SCATTERED / 64]; /* accesses, by hash of their RIP, that go by the table */
@@ -272,6 +275,23 @@ static inline const uint8_t *bt_exec(const struct bt_vm *vm, const uint8_t *writ
     return exec_memory_code(&vm->memory, writable);
 }
 
+#define BT_NOWHERE UINT32_MAX
+
+/* Where in the unit a place of either part is, the seldom run one behind the other; and back. */
+static inline uint32_t bt_unit_offset(const struct bt_unit *u, const uint8_t *at)
+{
+    if (at >= u->code && at < u->code_end)
+        return (uint32_t)(at - u->code);
+    if (at >= u->cold && at < u->cold_end)
+        return (uint32_t)(u->code_end - u->code + (at - u->cold));
+    return BT_NOWHERE;
+}
+static inline uint8_t *bt_unit_place(const struct bt_unit *u, uint32_t offset)
+{
+    uint32_t size = (uint32_t)(u->code_end - u->code);
+    return offset < size ? u->code + offset : u->cold + (offset - size);
+}
+
 /* ---- cache.c ---- */
 
 /* The unit at v->rip, translated if need be. Raises #PF, #GP. NULL: requests must be served first,
@@ -305,8 +325,8 @@ void bt_scatter(struct vcpu *v, struct bt_unit *u, uint64_t rip);
 
 /* ---- translate.c ---- */
 
-/* Writes u->code and all lists; u has rip, physical, key, code, pages. `page` holds its bytes; of a
- * unit with a second page, `second` those that follow. 0, or -ENOMEM. */
+/* Writes the code and all lists; u has rip, physical, key, code, cold, pages. `page` holds its
+ * bytes; of a unit with a second page, `second` those that follow. 0, or -ENOMEM. */
 int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const uint8_t *second);
 struct bt_scratch *bt_scratch_create(void);
 

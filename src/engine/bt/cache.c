@@ -311,6 +311,7 @@ static void drop_all(struct bt_vm *vm)
         }
     }
     vm->free = vm->first;
+    vm->cold_free = vm->cold;
 }
 
 void bt_cache_fini(struct bt_vm *vm)
@@ -343,7 +344,8 @@ void bt_count(struct vcpu *v)
 
 static bool room(const struct bt_vm *vm)
 {
-    return (size_t)(vm->memory.write + vm->memory.size - vm->free) >= BT_UNIT_BYTES &&
+    return vm->cold - vm->free >= (ptrdiff_t)BT_UNIT_BYTES &&
+           vm->memory.write + vm->memory.size - vm->cold_free >= (ptrdiff_t)BT_UNIT_BYTES &&
            vm->unit_count < BT_UNITS_MAX;
 }
 
@@ -407,7 +409,9 @@ static bool publish(struct bt_vm *vm, struct bt_unit *u, const uint64_t generati
         }
         vm->units[vm->unit_count++] = u;
         vm->free = (uint8_t *)(((uintptr_t)u->code_end + 15) & ~(uintptr_t)15);
+        vm->cold_free = (uint8_t *)(((uintptr_t)u->cold_end + 15) & ~(uintptr_t)15);
         bt_watch_code(vm, u->code, u->code_end, "guest_", u->rip);
+        bt_watch_code(vm, u->cold, u->cold_end, "guest_", u->rip);
     }
     interp_unlock_code(vm->interp);
     return good;
@@ -458,6 +462,9 @@ static struct bt_unit *make_locked(struct bt_vm *vm, const struct bt_unit *wante
     if (u != NULL) {
         *u = *wanted;
         u->code = vm->free;
+        u->cold = vm->cold_free;
+        if (u->code + BT_UNIT_BYTES > vm->huge)
+            vm->huge = exec_memory_huge(&vm->memory, vm->huge);
         if (bt_translate(vm, u, from->host[0], from->host[1]) == 0 && passes(vm, u) &&
             publish(vm, u, generation))
             return u;
@@ -618,18 +625,21 @@ struct bt_unit *bt_unit_at(struct bt_vm *vm, const uint8_t *exec)
     unsigned low = 0, high = vm->unit_count;
     while (low < high) {
         unsigned middle = (low + high) / 2;
-        if (vm->units[middle]->code <= at)
+        const struct bt_unit *u = vm->units[middle];
+        if ((at < vm->cold ? u->code : u->cold) <= at)
             low = middle + 1;
         else
             high = middle;
     }
-    return low > 0 && at < vm->units[low - 1]->code_end ? vm->units[low - 1] : NULL;
+    if (low == 0 || bt_unit_offset(vm->units[low - 1], at) == BT_NOWHERE)
+        return NULL;
+    return vm->units[low - 1];
 }
 
 const struct bt_mark *bt_mark_at(const struct bt_vm *vm, const struct bt_unit *u,
                                  const uint8_t *exec)
 {
-    uint32_t offset = (uint32_t)(vm->memory.write + (exec - vm->memory.exec) - u->code);
+    uint32_t offset = bt_unit_offset(u, vm->memory.write + (exec - vm->memory.exec));
     const struct bt_mark *best = NULL;
     for (unsigned n = 0; n < u->mark_count && u->marks[n].host <= offset; n++)
         best = &u->marks[n];

@@ -52,7 +52,7 @@ bool check_fail(struct check *c, const char *format, ...)
     if (c->i == NULL)
         snprintf(c->why, c->why_size, "%s", rule);
     else
-        snprintf(c->why, c->why_size, "%s, at +%#x: %s", rule, (unsigned)(c->i->at - c->u->code),
+        snprintf(c->why, c->why_size, "%s, at +%#x: %s", rule, bt_unit_offset(c->u, c->i->at),
                  disassemble(c->i, text));
     return false;
 }
@@ -62,16 +62,16 @@ bool check_fail(struct check *c, const char *format, ...)
 static bool flow(struct graph *g, const uint8_t *to, const struct check_state *s)
 {
     struct check *c = &g->c;
-    ptrdiff_t offset = to - c->u->code;
+    uint32_t offset = bt_unit_offset(c->u, to);
 
-    if (offset < 0 || offset >= (ptrdiff_t)g->size)
+    if (offset == BT_NOWHERE)
         return check_fail(c, "flow: leaves the unit");
     if (g->bytes[offset] == BYTE_INSIDE)
         return check_fail(c, "flow: into the middle of an instruction");
     if (c->i != NULL && to == c->i->at + c->i->insn.length)
-        g->goes_on[c->i->at - c->u->code] = true;
+        g->goes_on[bt_unit_offset(c->u, c->i->at)] = true;
     else if (c->i != NULL)
-        g->jumps[c->i->at - c->u->code] = (uint16_t)(offset + 1);
+        g->jumps[bt_unit_offset(c->u, c->i->at)] = (uint16_t)(offset + 1);
     if (g->bytes[offset] == BYTE_NEW)
         g->number[offset] = (uint16_t)g->found++;
     struct check_state *old = &g->states[g->number[offset]];
@@ -186,7 +186,7 @@ static bool stub_rule(struct check *c, const uint8_t *to, const struct check_sta
 
 static bool is_inside(const struct graph *g, const uint8_t *to)
 {
-    return to >= g->c.u->code && to < g->c.u->code + g->size;
+    return bt_unit_offset(g->c.u, to) != BT_NOWHERE;
 }
 
 /* table_rule has seen that it is an entry of `jumps` that was compared. */
@@ -330,10 +330,12 @@ static bool visit(struct graph *g, unsigned offset)
     struct check_insn i; /* large, and all of it is the decoder's to fill */
     struct check_state s = g->states[g->number[offset]];
 
-    i.at = c->u->code + offset;
+    i.at = bt_unit_place(c->u, offset);
     c->i = NULL;
+    const uint8_t *end =
+        i.at < c->u->code_end && i.at >= c->u->code ? c->u->code_end : c->u->cold_end;
     if (ZYAN_FAILED(
-            ZydisDecoderDecodeFull(&g->decoder, i.at, g->size - offset, &i.insn, i.operands)))
+            ZydisDecoderDecodeFull(&g->decoder, i.at, (size_t)(end - i.at), &i.insn, i.operands)))
         return check_fail(c, "flow: no instruction at +%#x", offset);
     c->i = &i;
     for (unsigned n = 1; n < i.insn.length; n++) {
@@ -441,17 +443,18 @@ static bool place_rule(struct check *c)
 {
     const struct bt_vm *vm = c->vm;
     const struct bt_unit *u = c->u;
-    return (u->code >= vm->first && u->code < u->code_end &&
-            u->code_end <= vm->memory.write + vm->memory.size &&
-            u->code_end - u->code <= (ptrdiff_t)BT_UNIT_BYTES) ||
+    return (u->code >= vm->first && u->code < u->code_end && u->code_end <= vm->cold &&
+            u->cold >= vm->cold && u->cold < u->cold_end &&
+            u->cold_end <= vm->memory.write + vm->memory.size &&
+            u->code_end - u->code + (u->cold_end - u->cold) <= (ptrdiff_t)BT_UNIT_BYTES) ||
            check_fail(c, "place: not in the cache, or too long");
 }
 
 /* Jcc, and JMP and CALL, begin two bytes and one before what is patched. */
 static bool has_jump(const struct graph *g, const struct bt_exit *x)
 {
-    ptrdiff_t at = x->patch - g->c.u->code;
-    return at >= 2 && at < (ptrdiff_t)g->size &&
+    uint32_t at = bt_unit_offset(g->c.u, x->patch);
+    return at != BT_NOWHERE && at >= 2 &&
            ((g->bytes[at - 1] == BYTE_START && (x->patch[-1] == 0xe9 || x->patch[-1] == 0xe8)) ||
             (g->bytes[at - 2] == BYTE_START && x->patch[-2] == 0x0f));
 }
@@ -469,7 +472,7 @@ static void check_graph(struct graph *g)
 int bt_check(const struct bt_vm *vm, const struct bt_unit *u, char *why, size_t n)
 {
     struct graph g = {.c = {.vm = vm, .u = u, .why = why, .why_size = n},
-                      .size = (unsigned)(u->code_end - u->code)};
+                      .size = (unsigned)(u->code_end - u->code + (u->cold_end - u->cold))};
     int rc = -ENOMEM;
 
     if (!place_rule(&g.c))
@@ -497,21 +500,27 @@ int bt_check(const struct bt_vm *vm, const struct bt_unit *u, char *why, size_t 
     return rc;
 }
 
-void bt_check_report(const struct bt_unit *u, FILE *f)
+static void report_part(const struct bt_unit *u, const uint8_t *from, const uint8_t *end, FILE *f)
 {
     ZydisDecoder decoder;
-    struct check_insn i = {.at = u->code};
+    struct check_insn i = {.at = (uint8_t *)from};
     char text[128];
 
     ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    fprintf(f, "the unit at %#llx:\n", (unsigned long long)u->rip);
-    for (; i.at < u->code_end; i.at += i.insn.length) {
-        if (ZYAN_FAILED(ZydisDecoderDecodeFull(&decoder, i.at, (size_t)(u->code_end - i.at),
-                                               &i.insn, i.operands)))
+    for (; i.at < end; i.at += i.insn.length) {
+        if (ZYAN_FAILED(
+                ZydisDecoderDecodeFull(&decoder, i.at, (size_t)(end - i.at), &i.insn, i.operands)))
             break;
-        fprintf(f, "  +%04x ", (unsigned)(i.at - u->code));
+        fprintf(f, "  +%04x ", bt_unit_offset(u, i.at));
         for (unsigned n = 0; n < 15; n++)
             fprintf(f, n < i.insn.length ? "%02x" : "  ", i.at[n]);
         fprintf(f, "  %s\n", disassemble(&i, text));
     }
+}
+
+void bt_check_report(const struct bt_unit *u, FILE *f)
+{
+    fprintf(f, "the unit at %#llx:\n", (unsigned long long)u->rip);
+    report_part(u, u->code, u->code_end, f);
+    report_part(u, u->cold, u->cold_end, f);
 }

@@ -424,7 +424,7 @@ static bool may_trap(const struct check_insn *i)
 bool check_has_mark(const struct check *c, const struct check_insn *i)
 {
     unsigned low = 0, high = c->u->mark_count;
-    uint32_t at = (uint32_t)(i->at - c->u->code);
+    uint32_t at = bt_unit_offset(c->u, i->at);
     while (low < high) {
         unsigned middle = (low + high) / 2;
         if (c->u->marks[middle].host < at)

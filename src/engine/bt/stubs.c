@@ -300,4 +300,7 @@ void bt_stubs_make(struct bt_vm *vm)
     }
     vm->free = vm->memory.write + (((size_t)(e.at - vm->memory.write) + 63) & ~(size_t)63);
     vm->first = vm->free;
+    size_t left = (size_t)(vm->memory.write + vm->memory.size - vm->first);
+    vm->cold = vm->cold_free = vm->first + (left / 2 & ~(size_t)63);
+    vm->huge = vm->memory.write;
 }

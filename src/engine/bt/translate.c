@@ -6,10 +6,10 @@
  *
  * Units can be entered with the flags in RFLAGS or saved (flags.c); an exit says where they are.
  *
- * Layout: enter_host: save flags; enter_saved: poll; body, exits; then what is seldom run: exits
- * that are not linked, misses, enter_crossing. When the body wants the flags in RFLAGS enter_host
- * polls without destroying them, and enter_saved is among the rest. When the body begins by writing
- * them both entries are one, and the poll comes after that.
+ * Layout: enter_host: save flags; enter_saved: poll; body, exits; enter_crossing; and elsewhere,
+ * what is seldom run: exits that are not linked, misses. When the body wants the flags in RFLAGS
+ * enter_host polls without destroying them, and enter_saved is behind the body. When the body
+ * begins by writing them both entries are one, and the poll comes after that.
  */
 #include "engine/bt/translate.h"
 
@@ -23,10 +23,18 @@ struct bt_scratch *bt_scratch_create(void)
 
 /* ---- marks, counts ---- */
 
+static uint16_t offset_here(const struct translation *t)
+{
+    const struct bt_unit *u = t->u;
+    if (u->code_end == NULL)
+        return (uint16_t)(t->e.at - u->code);
+    return (uint16_t)(u->code_end - u->code + (t->e.at - u->cold));
+}
+
 void tr_mark(struct translation *t)
 {
     t->s->marks[t->mark_count++] = (struct bt_mark){
-        .host = (uint16_t)(t->e.at - t->u->code),
+        .host = offset_here(t),
         .rip = t->i->offset,
         .count = (uint8_t)t->uncounted,
         .rsp = (int16_t)t->rsp,
@@ -325,7 +333,7 @@ static void put_check_cold(struct translation *t, const struct bt_cold *c)
     uint8_t *crosses = NULL;
     emit_patch(c->patch, e->at);
     t->s->marks[t->mark_count++] =
-        (struct bt_mark){.host = (uint16_t)(e->at - t->u->code), .rip = c->rip, .count = c->count};
+        (struct bt_mark){.host = offset_here(t), .rip = c->rip, .count = c->count};
     move_rsp(e, c->rsp);
     if (c->table != 0)
         emit_gs_index(e, true, 0x2b, S0, S1, c->table);
@@ -573,7 +581,7 @@ static void put_entries(struct translation *t)
         t->poll = put_poll_keeping_flags(e);
         t->host = true;
         t->body = e->at;
-        return; /* enter_saved is put_enter_saved's */
+        return; /* enter_saved is put_entry_saved's */
     }
     u->enter_host = e->at;
     tr_put_save(e);
@@ -600,24 +608,30 @@ static void put_poll_behind(struct translation *t)
                           .target = insn_next_rip(t, i)};
 }
 
-/* The entries' seldom used parts. */
+/* Of a body that wants the flags in RFLAGS. */
+static void put_entry_saved(struct translation *t)
+{
+    struct emit *e = &t->e;
+    if (t->body == NULL)
+        return;
+    t->u->enter_saved = e->at;
+    t->poll_saved = put_poll(t);
+    tr_put_restore(e);
+    emit_jmp_to(e, t->body);
+}
+
+/* Where the entries' polls lead out. */
 static void put_entries_cold(struct translation *t)
 {
-    struct bt_unit *u = t->u;
     struct emit *e = &t->e;
     if (t->poll_behind != NULL)
         return;
     emit_patch(t->poll, e->at);
     if (t->body != NULL) {
         tr_put_save(e);
-        put_to_indirect(t, u->rip);
-        u->enter_saved = e->at;
-        t->poll = put_poll(t);
-        tr_put_restore(e);
-        emit_jmp_to(e, t->body);
-        emit_patch(t->poll, e->at);
+        emit_patch(t->poll_saved, e->at);
     }
-    put_to_indirect(t, u->rip);
+    put_to_indirect(t, t->u->rip);
 }
 
 /* Behind what STI shielded. */
@@ -759,9 +773,12 @@ int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const
         const struct bt_insn *last = &t.s->insns[t.s->count - 1];
         tr_exit(&t, insn_next_rip(&t, last));
     }
-    put_cold(&t);
-    put_entries_cold(&t);
+    put_entry_saved(&t);
     put_enter_crossing(&t);
     u->code_end = t.e.at;
+    t.e.at = u->cold;
+    put_cold(&t);
+    put_entries_cold(&t);
+    u->cold_end = t.e.at;
     return keep_lists(&t);
 }

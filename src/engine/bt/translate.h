@@ -131,12 +131,12 @@ struct translation {
     const struct bt_insn *poll_behind;
     struct tr_fact facts[TR_FACTS];
     unsigned next_fact;
-    uint32_t in_s1;     /* the slot whose addend S1 holds, or 0 */
-    int32_t rsp;        /* the guest's RSP less R15: not added yet */
-    unsigned uncounted; /* instructions retired since the count was brought up to date */
-    uint8_t *poll;      /* rel32 of the entry's, which leads out */
-    uint8_t *body;      /* that wants the flags in RFLAGS; or NULL */
-    bool done;          /* the unit has been ended */
+    uint32_t in_s1;             /* the slot whose addend S1 holds, or 0 */
+    int32_t rsp;                /* the guest's RSP less R15: not added yet */
+    unsigned uncounted;         /* instructions retired since the count was brought up to date */
+    uint8_t *poll, *poll_saved; /* rel32 of the entries', which lead out */
+    uint8_t *body;              /* that wants the flags in RFLAGS; or NULL */
+    bool done;                  /* the unit has been ended */
 };
 
 static inline uint64_t insn_rip(const struct translation *t, const struct bt_insn *i)

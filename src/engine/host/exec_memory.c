@@ -9,6 +9,39 @@
 #include <unistd.h>
 
 #define TRAP 0xcc /* INT3: unused memory that is run by mistake stops */
+#define HUGE ((size_t)2 << 20)
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
+/* Address space of `size` at a multiple of 2 MiB, so that huge pages fit; NULL: none. */
+static uint8_t *reserve(size_t size)
+{
+    size_t all = size + HUGE;
+    uint8_t *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    uint8_t *aligned = (uint8_t *)(((uintptr_t)p + HUGE - 1) & ~(uintptr_t)(HUGE - 1));
+    if (aligned > p)
+        munmap(p, (size_t)(aligned - p));
+    if (aligned + size < p + all)
+        munmap(aligned + size, (size_t)(p + all - (aligned + size)));
+    return aligned;
+}
+
+/* Maps the file at such a place; NULL with errno. */
+static uint8_t *map(int fd, size_t size, int protection)
+{
+    uint8_t *at = reserve(size);
+    if (at == NULL)
+        return NULL;
+    if (mmap(at, size, protection, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED)
+        return at;
+    int err = errno;
+    munmap(at, size);
+    errno = err;
+    return NULL;
+}
 
 int exec_memory_create(struct exec_memory *m, size_t size, struct error *e)
 {
@@ -20,10 +53,10 @@ int exec_memory_create(struct exec_memory *m, size_t size, struct error *e)
     if (ftruncate(fd, (off_t)size) < 0) {
         code = errno;
     } else {
-        void *write = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        code = write == MAP_FAILED ? errno : 0;
-        void *exec = code ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-        if (!code && exec == MAP_FAILED) {
+        uint8_t *write = map(fd, size, PROT_READ | PROT_WRITE);
+        code = write == NULL ? errno : 0;
+        uint8_t *exec = code ? NULL : map(fd, size, PROT_READ | PROT_EXEC);
+        if (!code && exec == NULL) {
             code = errno;
             munmap(write, size);
         }
@@ -59,6 +92,18 @@ uint8_t *exec_memory_alloc(struct exec_memory *m, size_t n)
     memset(at, TRAP, rounded);
     m->used += rounded;
     return at;
+}
+
+uint8_t *exec_memory_huge(struct exec_memory *m, uint8_t *from)
+{
+    uint8_t *end = m->write + m->size;
+    if ((size_t)(end - from) < HUGE)
+        return end;
+    *(volatile uint8_t *)from = *from; /* there must be a page */
+    if (madvise(from, HUGE, MADV_COLLAPSE) != 0 ||
+        madvise(m->exec + (from - m->write), HUGE, MADV_COLLAPSE) != 0)
+        return end; /* the host has none, or no such call */
+    return from + HUGE;
 }
 
 const uint8_t *exec_memory_code(const struct exec_memory *m, const uint8_t *writable)

@@ -26,6 +26,10 @@ void exec_memory_destroy(struct exec_memory *m);
 
 /* A writable place for n bytes, aligned to 16, or NULL when there is no room. */
 uint8_t *exec_memory_alloc(struct exec_memory *m, size_t n);
+/* Asks for a huge page for what is from `from` on, up to the place that is returned; a wish, for
+ * memory that is about to be filled (2 MiB of it become resident). `from`: the start, or what was
+ * returned last. */
+uint8_t *exec_memory_huge(struct exec_memory *m, uint8_t *from);
 /* Where the processor runs what was written at `writable`. */
 const uint8_t *exec_memory_code(const struct exec_memory *m, const uint8_t *writable);
 /* Takes back everything; no thread may be inside. The memory is filled with traps again. */

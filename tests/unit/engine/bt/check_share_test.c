@@ -94,10 +94,9 @@ static uint32_t slot_at(const uint8_t *insn)
 /* Every %gs:from becomes %gs:to. */
 static void rename_slot(uint32_t from, uint32_t to)
 {
-    for (uint8_t *at = rig->u.code; at + 4 <= rig->u.code_end; at++)
-        for (unsigned field = 0; field < 16; field += 8)
-            if (memcmp(at, &(uint32_t){from + field}, 4) == 0)
-                memcpy(at, &(uint32_t){to + field}, 4);
+    for (unsigned field = 0; field < 16; field += 8)
+        for (uint8_t *at = rig->u.code; (at = find_from(at, &(uint32_t){from + field}, 4)) != NULL;)
+            memcpy(at, &(uint32_t){to + field}, 4);
 }
 
 /* A second check of the unit fills the slot that the first one's accesses go on to use. */
@@ -112,8 +111,8 @@ static void shared_slot_filled_again(void **state)
     MAKE(LOAD_0, LOAD_RBX, LOAD_8);
     first = slot_at(FIND(ADD_SLOT)), second = slot_at(FIND_LAST(ADD_SLOT));
     uint8_t *cold = FIND(SUB_SLOT) + 9; /* by the stub alone */
-    cold = memmem(cold, (size_t)(rig->u.code_end - cold), (uint8_t[]){SUB_SLOT}, 5);
-    cold = memmem(cold, (size_t)(rig->u.code_end - cold), (uint8_t[]){0x41, 0xbb}, 2);
+    cold = find_from(cold, (uint8_t[]){SUB_SLOT}, 5);
+    cold = find_from(cold, (uint8_t[]){0x41, 0xbb}, 2);
     add32(cold + 2, (first - second) / (uint32_t)sizeof(struct tlb_fast) << 16);
     refused("table: the host address is read before the check");
 }

@@ -362,7 +362,8 @@ static void flow_stub(void **state)
 static void flow_end(void **state)
 {
     MAKE(LOAD);
-    rig->u.code_end -= 5; /* the jump after the last look at the token */
+    rig->u.code_end -= 5;  /* the jump after the last look at the token */
+    rig->u.mark_count = 0; /* of places that the cut moves */
     refused("flow: leaves the unit");
 }
 
