@@ -263,7 +263,7 @@ static void extend_by(const struct translation *t, struct span *s, const struct 
 {
     struct tr_address a;
     if (i->memory >= 0 && i->kind != KIND_LEA) {
-        const ZydisDecodedOperand *o = &i->full.operands[i->memory];
+        const ZydisDecodedOperand *o = &i->full->operands[i->memory];
         a = tr_address_of(t, i);
         extend(s, &a, o->size / 8, (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0);
     }

@@ -12,8 +12,8 @@
 
 static bool kind_by_mnemonic(struct bt_insn *i)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
-    const ZydisDecodedOperand *o = &i->full.operands[0];
+    const ZydisDecodedInstruction *zi = &i->full->insn;
+    const ZydisDecodedOperand *o = &i->full->operands[0];
     bool far = zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
     bool whole = i->in.stack_size == 8;
 
@@ -149,8 +149,8 @@ static int vector_class_of(const ZydisDecodedInstruction *zi)
 
 static bool touches_vector(const struct bt_insn *i)
 {
-    for (unsigned n = 0; n < i->full.insn.operand_count; n++) {
-        const ZydisDecodedOperand *o = &i->full.operands[n];
+    for (unsigned n = 0; n < i->full->insn.operand_count; n++) {
+        const ZydisDecodedOperand *o = &i->full->operands[n];
         if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
             continue;
         switch (ZydisRegisterGetClass(o->reg.value)) {
@@ -170,13 +170,13 @@ static bool touches_vector(const struct bt_insn *i)
 
 static bool may_copy(uint8_t key, const struct bt_insn *i)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
     unsigned class = (key & BT_KEY_VECTOR) >> BT_KEY_VECTOR_SHIFT;
 
     if ((zi->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) || !rewrite_possible(i))
         return false;
     if (i->memory >= 0 &&
-        (i->full.operands[i->memory].size == 0 || i->full.operands[i->memory].size % 8 != 0))
+        (i->full->operands[i->memory].size == 0 || i->full->operands[i->memory].size % 8 != 0))
         return false;
     /* With 16 bits processors read 2 bytes (SDM 2B MOVSXD), and the decoder says 4. */
     if (zi->mnemonic == ZYDIS_MNEMONIC_MOVSXD && i->in.size == 2)
@@ -226,7 +226,7 @@ static bool handler_is_light(const struct bt_insn *i)
 {
     if (i->in.prefixes & INSN_LOCK)
         return false; /* split locks stop the other vCPUs */
-    switch (i->full.insn.mnemonic) {
+    switch (i->full->insn.mnemonic) {
     case ZYDIS_MNEMONIC_CLI:
     case ZYDIS_MNEMONIC_STI:
     case ZYDIS_MNEMONIC_CLAC:
@@ -250,15 +250,15 @@ static bool handler_is_light(const struct bt_insn *i)
     case ZYDIS_MNEMONIC_MOV: /* CR8 is the local APIC's */
         return i->in.form != FORM_RC && i->in.form != FORM_CR
                    ? i->in.form != FORM_RD && i->in.form != FORM_DR
-                   : i->full.operands[i->in.form == FORM_RC].reg.value != ZYDIS_REGISTER_CR8;
+                   : i->full->operands[i->in.form == FORM_RC].reg.value != ZYDIS_REGISTER_CR8;
     default:
-        return goes_on(&i->full.insn);
+        return goes_on(&i->full->insn);
     }
 }
 
 static void flags_of(struct bt_insn *i)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
     const ZydisAccessedFlags *f = zi->cpu_flags;
     uint32_t all = FLAGS_ARITHMETIC;
 
@@ -280,11 +280,11 @@ static void flags_of(struct bt_insn *i)
 
 void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
 
     i->memory = -1;
     for (unsigned n = 0; n < zi->operand_count; n++)
-        if (i->full.operands[n].type == ZYDIS_OPERAND_TYPE_MEMORY && i->memory < 0)
+        if (i->full->operands[n].type == ZYDIS_OPERAND_TYPE_MEMORY && i->memory < 0)
             i->memory = (int8_t)n;
     i->flags_in = i->flags_all = i->flags_out = i->may_fault = false;
     flags_of(i);
@@ -315,5 +315,5 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
         i->kind = goes_on(zi) || touches_vector(i) ? KIND_SITE : KIND_SITE_END;
     }
     if (handler_is_light(i))
-        i->in.exec = interp_handler(&i->in, &i->full);
+        i->in.exec = interp_handler(&i->in, i->full);
 }

@@ -177,61 +177,49 @@ static uint64_t value_at(const uint8_t *bytes, unsigned size, bool is_signed)
     return is_signed ? (uint64_t)((int64_t)(value << unused) >> unused) : value;
 }
 
-static int operand_with(const struct bt_insn *i, ZydisOperandType type)
+static bool has_operand(const struct bt_insn *i, ZydisOperandType type)
 {
-    for (unsigned n = 0; n < i->full.insn.operand_count_visible; n++)
-        if (i->full.operands[n].type == type)
-            return (int)n;
-    return -1;
+    for (unsigned n = 0; n < i->full->insn.operand_count_visible; n++)
+        if (i->full->operands[n].type == type)
+            return true;
+    return false;
 }
 
-static void keep_shape(struct bt_shape *s, const struct parse *p, const struct bt_insn *i)
+/* One that the unit under way refers to stays. */
+static void keep_shape(struct bt_shape *s, const struct parse *p, const struct bt_insn *i,
+                       uint64_t number)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
-    if (zi->length != p->length || zi->raw.disp.size != 8 * p->disp_size ||
-        zi->raw.imm[0].size != 8 * p->imm_size || zi->raw.imm[1].size != 0 ||
-        (p->disp_size != 0 && zi->raw.disp.offset != p->disp_at) ||
+    const ZydisDecodedInstruction *zi = &i->full->insn;
+    if ((s->key != 0 && s->used == number) || zi->length != p->length ||
+        zi->raw.disp.size != 8 * p->disp_size || zi->raw.imm[0].size != 8 * p->imm_size ||
+        zi->raw.imm[1].size != 0 || (p->disp_size != 0 && zi->raw.disp.offset != p->disp_at) ||
         (p->imm_size != 0 && zi->raw.imm[0].offset != p->imm_at))
         return;
-    int disp = operand_with(i, ZYDIS_OPERAND_TYPE_MEMORY);
-    int imm = operand_with(i, ZYDIS_OPERAND_TYPE_IMMEDIATE);
-    if ((disp < 0 && p->disp_size != 0) || (imm < 0 && p->imm_size != 0))
+    if ((p->disp_size != 0 && !has_operand(i, ZYDIS_OPERAND_TYPE_MEMORY)) ||
+        (p->imm_size != 0 && !has_operand(i, ZYDIS_OPERAND_TYPE_IMMEDIATE)))
         return;
-    *s = (struct bt_shape){.key = p->key,
-                           .disp_operand = (int8_t)(p->disp_size != 0 ? disp : -1),
-                           .imm_operand = (int8_t)(p->imm_size != 0 ? imm : -1),
-                           .insn = *i};
+    *s = (struct bt_shape){.key = p->key, .imm_is_signed = zi->raw.imm[0].is_signed, .insn = *i};
+    memcpy(&s->full, i->full, sizeof(s->full));
+    s->insn.full = &s->full;
 }
 
 /* What i->copy holds is of this shape. */
-static void from_shape(const struct bt_shape *s, const struct parse *p, struct bt_insn *i)
+static void from_shape(struct bt_shape *s, const struct parse *p, struct bt_insn *i)
 {
-    const struct bt_insn *t = &s->insn;
-    ZydisDecodedInstruction *zi = &i->full.insn;
-
-    memcpy(&i->full, &t->full,
-           offsetof(struct insn_full, operands) +
-               t->full.insn.operand_count * sizeof(t->full.operands[0]));
-    i->in = t->in;
-    i->kind = t->kind;
-    i->flags_in = t->flags_in;
-    i->flags_all = t->flags_all;
-    i->flags_out = t->flags_out;
-    i->may_fault = t->may_fault;
-    i->memory = t->memory;
-    if (s->disp_operand >= 0) {
+    memcpy(i, &s->insn, offsetof(struct bt_insn, bytes));
+    if (p->disp_size != 0) {
         int64_t value = (int64_t)value_at(i->copy + p->disp_at, p->disp_size, true);
-        i->in.disp = (int32_t)((uint32_t)i->in.disp + (uint32_t)(value - zi->raw.disp.value));
-        i->full.operands[s->disp_operand].mem.disp.value = zi->raw.disp.value = value;
+        int64_t of_shape = s->full.insn.raw.disp.value; /* in.disp may have more in it */
+        i->in.disp = (int32_t)((uint32_t)i->in.disp + (uint32_t)(value - of_shape));
     }
-    if (s->imm_operand >= 0) {
-        uint64_t value = value_at(i->copy + p->imm_at, p->imm_size, zi->raw.imm[0].is_signed);
-        i->in.imm = i->full.operands[s->imm_operand].imm.value.u = zi->raw.imm[0].value.u = value;
-    }
+    if (p->imm_size != 0)
+        i->in.imm = value_at(i->copy + p->imm_at, p->imm_size, s->imm_is_signed);
+    bt_effects_add(i);
 }
 
 bool bt_decode(struct bt_vm *vm, uint8_t key, const uint8_t *bytes, unsigned n, struct bt_insn *i)
 {
+    struct bt_scratch *scratch = vm->scratch;
     if (n >= sizeof(i->copy))
         memcpy(i->copy, bytes, sizeof(i->copy));
     else
@@ -239,18 +227,21 @@ bool bt_decode(struct bt_vm *vm, uint8_t key, const uint8_t *bytes, unsigned n, 
     if (n > INSN_LENGTH_MAX)
         n = INSN_LENGTH_MAX;
     struct parse p = parse(i->copy, key);
-    struct bt_shape *s =
-        &vm->scratch->shapes[(p.key * 0x9e3779b97f4a7c15u) >> 32 & (BT_SHAPES - 1)];
+    struct bt_shape *s = &scratch->shapes[(p.key * 0x9e3779b97f4a7c15u) >> 32 & (BT_SHAPES - 1)];
 
     i->bytes = i->copy;
     if (p.key != 0 && s->key == p.key && p.length <= n) {
+        s->used = scratch->number;
         from_shape(s, &p, i);
         return true;
     }
-    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, n, &i->in, &i->full) != INSN_OK)
+    struct insn_full *full = &scratch->full[i - scratch->insns];
+    i->full = full;
+    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, n, &i->in, full) != INSN_OK)
         return false;
     classify(vm, key, i);
+    bt_effects(i);
     if (p.key != 0)
-        keep_shape(s, &p, i);
+        keep_shape(s, &p, i, scratch->number);
     return true;
 }

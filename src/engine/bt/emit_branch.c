@@ -74,7 +74,7 @@ void emit_branch(struct translation *t)
     }
     switch (i->kind) {
     case KIND_JCC:
-        tr_side_exit(t, i->full.insn.opcode & 15, target_of(t));
+        tr_side_exit(t, i->full->insn.opcode & 15, target_of(t));
         t->uncounted++;
         break;
     case KIND_JMP:

@@ -16,8 +16,8 @@ static bool plan_registers(const struct bt_insn *i, struct plan *p)
     *p = (struct plan){0};
     for (unsigned g = 0; g < 16; g++)
         p->map[g] = host_of(g) >= 0 ? (uint8_t)host_of(g) : 0xff;
-    for (unsigned n = 0; n < i->full.insn.operand_count; n++) {
-        const ZydisDecodedOperand *o = &i->full.operands[n];
+    for (unsigned n = 0; n < i->full->insn.operand_count; n++) {
+        const ZydisDecodedOperand *o = &i->full->operands[n];
         unsigned g =
             o->type == ZYDIS_OPERAND_TYPE_REGISTER ? bt_gpr_number(o->reg.value) : BT_NO_GPR;
         if (g == BT_NO_GPR || host_of(g) >= 0)
@@ -32,8 +32,8 @@ static bool plan_registers(const struct bt_insn *i, struct plan *p)
         }
         bool narrow = o->size < 32;
         bool may_keep = /* on a source of 0, though Zydis does not say so */
-            i->full.insn.mnemonic == ZYDIS_MNEMONIC_BSF ||
-            i->full.insn.mnemonic == ZYDIS_MNEMONIC_BSR;
+            i->full->insn.mnemonic == ZYDIS_MNEMONIC_BSF ||
+            i->full->insn.mnemonic == ZYDIS_MNEMONIC_BSR;
         p->writes[k] |= (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
         p->reads[k] |=
             (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) != 0 ||
@@ -90,14 +90,14 @@ static bool must_be_aligned(const ZydisDecodedInstruction *zi)
 
 static struct tr_operand put_memory(struct translation *t, const struct bt_insn *i)
 {
-    const ZydisDecodedOperand *o = &i->full.operands[i->memory];
+    const ZydisDecodedOperand *o = &i->full->operands[i->memory];
     bool write = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
     struct tr_address a = tr_address_of(t, i);
-    uint32_t flags = is_quiet(&i->full.insn) ? BT_CHECK_QUIET : 0;
-    if (o->size >= 128 && must_be_aligned(&i->full.insn))
+    uint32_t flags = is_quiet(&i->full->insn) ? BT_CHECK_QUIET : 0;
+    if (o->size >= 128 && must_be_aligned(&i->full->insn))
         flags |= BT_CHECK_ALIGNED;
     if (o->size > 8 &&
-        ((i->in.prefixes & INSN_LOCK) || i->full.insn.mnemonic == ZYDIS_MNEMONIC_XCHG))
+        ((i->in.prefixes & INSN_LOCK) || i->full->insn.mnemonic == ZYDIS_MNEMONIC_XCHG))
         tr_check_line(t, &a, o->size / 8);
     return tr_access(t, &a, o->size / 8, write, flags);
 }
@@ -126,7 +126,7 @@ static void put_rotate(struct emit *e, unsigned to, unsigned from, unsigned by)
 /* AH, BH, CH or DH beside a memory operand: as the low byte of a scratch register. */
 static void emit_rotated(struct translation *t, struct tr_operand *o, uint8_t map[16])
 {
-    const ZydisDecodedOperand *regs = t->i->full.operands;
+    const ZydisDecodedOperand *regs = t->i->full->operands;
     unsigned guest = rewrite_rotated(t->i), host = tr_free_scratch(t, o);
     bool writes = regs[t->i->memory == 0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
     put_rotate(&t->e, host, guest, 8);

@@ -69,7 +69,7 @@ void emit_system(struct translation *t)
         put_pushf(t);
         return;
     }
-    switch (t->i->full.insn.mnemonic) {
+    switch (t->i->full->insn.mnemonic) {
     case ZYDIS_MNEMONIC_CLI:
         put_byte(&t->e, BYTE_AND, second, (uint8_t) ~(FLAG_IF >> 8));
         break;

@@ -43,14 +43,14 @@ static bool is_plain_register(const ZydisDecodedOperand *o)
 
 bool tr_can_remake(const struct bt_insn *i)
 {
-    const ZydisDecodedOperand *o = i->full.operands;
+    const ZydisDecodedOperand *o = i->full->operands;
     if (i->kind != KIND_COPY || i->memory >= 0 || !i->flags_all || !is_plain_register(&o[0]))
         return false;
     bool immediate = o[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
     if (!immediate && !is_plain_register(&o[1]))
         return false;
     bool same = !immediate && o[0].reg.value == o[1].reg.value;
-    switch (i->full.insn.mnemonic) {
+    switch (i->full->insn.mnemonic) {
     case ZYDIS_MNEMONIC_CMP:
     case ZYDIS_MNEMONIC_TEST:
     case ZYDIS_MNEMONIC_AND:
@@ -73,7 +73,7 @@ static uint16_t bit_of(const ZydisDecodedOperand *o)
 
 static uint16_t registers_of(const struct bt_insn *i)
 {
-    return bit_of(&i->full.operands[0]) | bit_of(&i->full.operands[1]);
+    return bit_of(&i->full->operands[0]) | bit_of(&i->full->operands[1]);
 }
 
 static unsigned host_register(const ZydisDecodedOperand *o)
@@ -81,13 +81,14 @@ static unsigned host_register(const ZydisDecodedOperand *o)
     return (unsigned)host_of(bt_gpr_number(o->reg.value));
 }
 
-/* opcode $imm, reg (group 1), or opcode from, to. */
-static void put_group1(struct emit *e, bool w, unsigned operation, unsigned to,
-                       const ZydisDecodedOperand *from)
+/* opcode $imm, to (group 1), or opcode reg, to: with the second operand. */
+static void put_group1(struct emit *e, const struct bt_insn *i, unsigned operation, unsigned to)
 {
+    const ZydisDecodedOperand *from = &i->full->operands[1];
+    bool w = i->full->operands[0].size == 64;
     if (from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         EMIT(e, emit_rex(w, 0, 0, to), 0x81, (uint8_t)(0xc0 | operation << 3 | (to & 7)));
-        emit_u32(e, (uint32_t)from->imm.value.u);
+        emit_u32(e, (uint32_t)i->in.imm);
         return;
     }
     unsigned r = host_register(from);
@@ -99,11 +100,10 @@ enum { GROUP1_ADD = 0, GROUP1_SUB = 5, GROUP1_CMP = 7 };
 /* S1 = what the first operand was: then the same once more, in S1. */
 static void put_sum_again(struct emit *e, const struct bt_insn *i, bool add)
 {
-    const ZydisDecodedOperand *o = i->full.operands;
-    bool w = o[0].size == 64;
+    const ZydisDecodedOperand *o = i->full->operands;
     emit_mov(e, S1, host_register(&o[0]));
-    put_group1(e, w, add ? GROUP1_SUB : GROUP1_ADD, S1, &o[1]);
-    put_group1(e, w, add ? GROUP1_ADD : GROUP1_CMP, S1, &o[1]);
+    put_group1(e, i, add ? GROUP1_SUB : GROUP1_ADD, S1);
+    put_group1(e, i, add ? GROUP1_ADD : GROUP1_CMP, S1);
 }
 
 /* AND, OR and XOR leave what TEST of their result leaves (SDM 1 A.1; AF is cleared by all). */
@@ -119,10 +119,10 @@ static void put_test(struct emit *e, const ZydisDecodedOperand *o)
 void tr_put_remake(struct emit *e, const struct bt_insn *i)
 {
     uint8_t map[16];
-    switch (i->full.insn.mnemonic) {
+    switch (i->full->insn.mnemonic) {
     case ZYDIS_MNEMONIC_ADD:
     case ZYDIS_MNEMONIC_SUB:
-        put_sum_again(e, i, i->full.insn.mnemonic == ZYDIS_MNEMONIC_ADD);
+        put_sum_again(e, i, i->full->insn.mnemonic == ZYDIS_MNEMONIC_ADD);
         break;
     case ZYDIS_MNEMONIC_CMP:
     case ZYDIS_MNEMONIC_TEST:
@@ -131,7 +131,7 @@ void tr_put_remake(struct emit *e, const struct bt_insn *i)
         rewrite_emit(e, i, NULL, map);
         break;
     default:
-        put_test(e, &i->full.operands[0]);
+        put_test(e, &i->full->operands[0]);
         break;
     }
 }

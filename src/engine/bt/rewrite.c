@@ -49,17 +49,17 @@ static bool operand_possible(const ZydisDecodedOperand *o, bool *high, bool *ren
 
 unsigned rewrite_rotated(const struct bt_insn *i)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
     unsigned rotated = BT_NO_GPR;
     if (i->memory < 0)
         return BT_NO_GPR;
     for (unsigned n = 0; n < zi->operand_count; n++) {
-        const ZydisDecodedOperand *o = &i->full.operands[n];
+        const ZydisDecodedOperand *o = &i->full->operands[n];
         if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && is_high_byte(o->reg.value))
             rotated = bt_gpr_number(o->reg.value);
     }
     for (unsigned n = 0; n < zi->operand_count && rotated != BT_NO_GPR; n++) {
-        const ZydisDecodedOperand *o = &i->full.operands[n];
+        const ZydisDecodedOperand *o = &i->full->operands[n];
         if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && bt_gpr_number(o->reg.value) == rotated &&
             (!is_high_byte(o->reg.value) || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_REG))
             return BT_NO_GPR; /* CMPXCHG has AL too */
@@ -69,7 +69,7 @@ unsigned rewrite_rotated(const struct bt_insn *i)
 
 bool rewrite_possible(const struct bt_insn *i)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
     bool high = false, renamed = false;
 
     if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
@@ -77,7 +77,7 @@ bool rewrite_possible(const struct bt_insn *i)
         zi->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
         return false;
     for (unsigned n = 0; n < zi->operand_count; n++)
-        if (!operand_possible(&i->full.operands[n], &high, &renamed))
+        if (!operand_possible(&i->full->operands[n], &high, &renamed))
             return false;
     /* AH…DH have no encoding beside REX (SDM 2A 2.2.1.2). */
     return !(high && renamed) || rewrite_rotated(i) != BT_NO_GPR;
@@ -92,11 +92,11 @@ struct fields {
 static struct fields find_fields(const struct bt_insn *i, const struct tr_operand *o,
                                  const uint8_t map[16])
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
     struct fields f = {.memory = o};
     unsigned rotated = rewrite_rotated(i);
     for (unsigned n = 0; n < zi->operand_count; n++) {
-        const ZydisDecodedOperand *o = &i->full.operands[n];
+        const ZydisDecodedOperand *o = &i->full->operands[n];
         unsigned number =
             o->type == ZYDIS_OPERAND_TYPE_REGISTER ? bt_gpr_number(o->reg.value) : BT_NO_GPR;
         if (number == BT_NO_GPR)
@@ -134,7 +134,7 @@ static struct fields find_fields(const struct bt_insn *i, const struct tr_operan
 static void extension_bits(const struct bt_insn *i, const struct fields *f, bool *r, bool *x,
                            bool *b)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
     uint8_t bits = 0; /* R X B in 7 6 5, not inverted */
     if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
         bits = (uint8_t)~i->bytes[zi->raw.evex.offset + 1];
@@ -170,7 +170,7 @@ static bool comes_again(const ZydisDecodedInstruction *zi, unsigned prefix)
 
 static void emit_legacy(struct emit *e, const struct bt_insn *i, const struct fields *f)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
     bool r, x, b;
     for (unsigned n = 0; n < zi->raw.prefix_count; n++) {
         uint8_t p = zi->raw.prefixes[n].value;
@@ -191,7 +191,7 @@ static void emit_legacy(struct emit *e, const struct bt_insn *i, const struct fi
 
 static void emit_vex(struct emit *e, const struct bt_insn *i, const struct fields *f)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
     const uint8_t *raw = i->bytes + zi->raw.vex.offset;
     bool three = raw[0] == 0xc4, r, x, b;
     uint8_t map = three ? raw[1] & 0x1f : 1, second = three ? raw[2] : raw[1] & 0x7f;
@@ -203,7 +203,7 @@ static void emit_vex(struct emit *e, const struct bt_insn *i, const struct field
 
 static void emit_evex(struct emit *e, const struct bt_insn *i, const struct fields *f)
 {
-    const uint8_t *raw = i->bytes + i->full.insn.raw.evex.offset;
+    const uint8_t *raw = i->bytes + i->full->insn.raw.evex.offset;
     uint8_t p[4] = {raw[0], raw[1], raw[2], raw[3]};
     bool r, x, b;
     extension_bits(i, f, &r, &x, &b);
@@ -240,7 +240,7 @@ void emit_memory(struct emit *e, bool w, uint8_t opcode, unsigned reg, const str
 
 static void emit_modrm(struct emit *e, const struct bt_insn *i, const struct fields *f)
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
     uint8_t reg = f->has_reg ? f->reg & 7 : zi->raw.modrm.reg & 7;
     if (f->memory != NULL)
         put_operand(e, reg, f->memory, zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX);
@@ -251,7 +251,7 @@ static void emit_modrm(struct emit *e, const struct bt_insn *i, const struct fie
 void rewrite_emit(struct emit *e, const struct bt_insn *i, const struct tr_operand *o,
                   const uint8_t map[16])
 {
-    const ZydisDecodedInstruction *zi = &i->full.insn;
+    const ZydisDecodedInstruction *zi = &i->full->insn;
     struct fields f = find_fields(i, o, map);
     uint8_t opcode = zi->opcode;
 

@@ -493,7 +493,8 @@ static void decode_crossing(struct bt_vm *vm, const struct bt_unit *u, const uin
     memcpy(i->copy + left, second, INSN_LENGTH_MAX - left);
     i->bytes = i->copy;
     i->offset = 0;
-    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, INSN_LENGTH_MAX, &i->in, &i->full) ==
+    i->full = &s->full[0];
+    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, INSN_LENGTH_MAX, &i->in, &s->full[0]) ==
         INSN_OK)
         classify_all(vm, u->key, i);
     else
@@ -522,7 +523,6 @@ static void decode(struct bt_vm *vm, const struct bt_unit *u, const uint8_t *pag
             }
             return;
         }
-        bt_effects(i);
         s->count++;
         s->ends = ends_unit(i);
         offset += i->in.length;
@@ -752,6 +752,7 @@ int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const
         .s = vm->scratch,
         .e = {.at = u->code, .to_exec = vm->memory.exec - vm->memory.write},
     };
+    vm->scratch->number++;
     if (second != NULL)
         decode_crossing(vm, u, page, second);
     else

@@ -28,12 +28,12 @@ enum bt_kind {
     KIND_CLD,
 };
 
+enum bt_add { ADD_FIXED, ADD_IMMEDIATE, ADD_NEGATIVE, ADD_DISPLACEMENT };
+
 struct bt_insn {
-    struct insn_full full;
+    /* Of its shape: the values of displacement and immediate are in `in` alone. */
+    const struct insn_full *full;
     struct insn in;
-    uint8_t copy[INSN_LENGTH_MAX + 1];
-    const uint8_t *bytes;
-    uint16_t offset; /* from unit->rip */
     uint8_t kind;
     bool flags_in;   /* depends on arithmetic flags */
     bool flags_all;  /* writes all of them, whatever they were */
@@ -44,7 +44,12 @@ struct bt_insn {
     int8_t memory;   /* index of the memory operand, or -1 */
     uint16_t writes; /* general registers, by bits */
     uint8_t adds_to; /* the one of these that it only adds a constant to, or BT_NO_GPR */
+    uint8_t add_is;  /* enum bt_add: where the constant is from */
     int32_t add;
+    /* Its own, and what is above with its own values put in. */
+    const uint8_t *bytes;
+    uint16_t offset; /* from unit->rip */
+    uint8_t copy[INSN_LENGTH_MAX + 1];
 };
 
 /* A guest address: registers as byte offsets in struct vcpu, like those of struct insn. */
@@ -98,9 +103,11 @@ struct bt_cold {
 
 /* An instruction but for the values of its displacement and immediate; see decode.c. */
 struct bt_shape {
-    uint64_t key;                     /* 0: none */
-    int8_t disp_operand, imm_operand; /* -1: none */
+    uint64_t key;  /* 0: none */
+    uint64_t used; /* by the unit of that number: it must stay until that is made */
+    bool imm_is_signed;
     struct bt_insn insn;
+    struct insn_full full;
 };
 
 #define BT_SHAPES 4096u
@@ -108,6 +115,7 @@ struct bt_shape {
 
 struct bt_scratch {
     struct bt_insn insns[BT_UNIT_INSNS + 1];
+    struct insn_full full[BT_UNIT_INSNS + 1]; /* of those that are of no shape */
     unsigned count;
     bool ends; /* the last instruction does not fall through */
     struct bt_cold cold[COLD_MAX];
@@ -115,6 +123,7 @@ struct bt_scratch {
     struct bt_site sites[BT_UNIT_INSNS + 3];
     struct bt_mark marks[COLD_MAX + BT_UNIT_INSNS + 4];
     struct bt_shape shapes[BT_SHAPES];
+    uint64_t number; /* of the unit under way */
 };
 
 struct translation {
@@ -251,10 +260,12 @@ void tr_flags_stay(struct translation *t, const struct bt_insn *i); /* it is don
 /* 0 to 15, of whichever part; BT_NO_GPR for others. */
 unsigned bt_gpr_number(ZydisRegister r);
 void bt_effects(struct bt_insn *i);
+void bt_effects_add(struct bt_insn *i); /* the constant, when `in` has other values */
 
 /* ---- decode.c ---- */
 /* Decodes and classifies what begins at `bytes`, n of them; they are read once, for the guest may
- * change them. All of i but its offset. False: no such instruction there. */
+ * change them. All of i, one of scratch->insns, but its offset. False: no such instruction there.
+ */
 bool bt_decode(struct bt_vm *vm, uint8_t key, const uint8_t *bytes, unsigned n, struct bt_insn *i);
 
 /* ---- classify.c ---- */
