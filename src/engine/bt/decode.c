@@ -185,36 +185,62 @@ static bool has_operand(const struct bt_insn *i, ZydisOperandType type)
     return false;
 }
 
-/* One that the unit under way refers to stays. */
-static void keep_shape(struct bt_shape *s, const struct parse *p, const struct bt_insn *i,
-                       uint64_t number)
+static bool fits(const struct parse *p, const struct bt_insn *i)
 {
     const ZydisDecodedInstruction *zi = &i->full->insn;
-    if ((s->key != 0 && s->used == number) || zi->length != p->length ||
-        zi->raw.disp.size != 8 * p->disp_size || zi->raw.imm[0].size != 8 * p->imm_size ||
-        zi->raw.imm[1].size != 0 || (p->disp_size != 0 && zi->raw.disp.offset != p->disp_at) ||
+    if (zi->length != p->length || zi->raw.disp.size != 8 * p->disp_size ||
+        zi->raw.imm[0].size != 8 * p->imm_size || zi->raw.imm[1].size != 0 ||
+        (p->disp_size != 0 && zi->raw.disp.offset != p->disp_at) ||
         (p->imm_size != 0 && zi->raw.imm[0].offset != p->imm_at))
+        return false;
+    return (p->disp_size == 0 || has_operand(i, ZYDIS_OPERAND_TYPE_MEMORY)) &&
+           (p->imm_size == 0 || has_operand(i, ZYDIS_OPERAND_TYPE_IMMEDIATE));
+}
+
+/* One that the unit under way refers to stays. */
+static void keep_shape(struct bt_scratch *scratch, unsigned bucket, const struct parse *p,
+                       const struct bt_insn *i)
+{
+    uint16_t *of = &scratch->shape_of[bucket];
+    if (!fits(p, i) || (*of != 0 && scratch->shapes[*of - 1].used == scratch->number))
         return;
-    if ((p->disp_size != 0 && !has_operand(i, ZYDIS_OPERAND_TYPE_MEMORY)) ||
-        (p->imm_size != 0 && !has_operand(i, ZYDIS_OPERAND_TYPE_IMMEDIATE)))
-        return;
-    *s = (struct bt_shape){.key = p->key, .imm_is_signed = zi->raw.imm[0].is_signed, .insn = *i};
-    memcpy(&s->full, i->full, sizeof(s->full));
-    s->insn.full = &s->full;
+    if (*of == 0)
+        *of = (uint16_t)++scratch->shape_count; /* there are as many as buckets */
+    struct bt_shape *s = &scratch->shapes[*of - 1];
+    struct insn_full *full = &scratch->shape_full[*of - 1];
+    s->key = p->key;
+    s->used = 0;
+    s->imm_is_signed = i->full->insn.raw.imm[0].is_signed;
+    s->disp = (int32_t)i->full->insn.raw.disp.value;
+    s->insn = *i;
+    s->insn.full = full;
+    memcpy(full, i->full, sizeof(*full));
 }
 
 /* What i->copy holds is of this shape. */
-static void from_shape(struct bt_shape *s, const struct parse *p, struct bt_insn *i)
+static void from_shape(const struct bt_shape *s, const struct parse *p, struct bt_insn *i)
 {
     memcpy(i, &s->insn, offsetof(struct bt_insn, bytes));
     if (p->disp_size != 0) {
         int64_t value = (int64_t)value_at(i->copy + p->disp_at, p->disp_size, true);
-        int64_t of_shape = s->full.insn.raw.disp.value; /* in.disp may have more in it */
+        int64_t of_shape = s->disp; /* in.disp may have more in it */
         i->in.disp = (int32_t)((uint32_t)i->in.disp + (uint32_t)(value - of_shape));
     }
     if (p->imm_size != 0)
         i->in.imm = value_at(i->copy + p->imm_at, p->imm_size, s->imm_is_signed);
     bt_effects_add(i);
+}
+
+static bool decode_anew(struct bt_vm *vm, uint8_t key, unsigned n, struct bt_insn *i)
+{
+    struct insn_full *full = &vm->scratch->full[i - vm->scratch->insns];
+    i->full = full;
+    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, n, &i->in, full) != INSN_OK)
+        return false;
+    classify(vm, key, i);
+    bt_plan(i);
+    bt_effects(i);
+    return true;
 }
 
 bool bt_decode(struct bt_vm *vm, uint8_t key, const uint8_t *bytes, unsigned n, struct bt_insn *i)
@@ -227,21 +253,19 @@ bool bt_decode(struct bt_vm *vm, uint8_t key, const uint8_t *bytes, unsigned n, 
     if (n > INSN_LENGTH_MAX)
         n = INSN_LENGTH_MAX;
     struct parse p = parse(i->copy, key);
-    struct bt_shape *s = &scratch->shapes[(p.key * 0x9e3779b97f4a7c15u) >> 32 & (BT_SHAPES - 1)];
+    unsigned bucket = (p.key * 0x9e3779b97f4a7c15u) >> 32 & (BT_SHAPES - 1);
+    unsigned place = scratch->shape_of[bucket];
+    struct bt_shape *s = place != 0 ? &scratch->shapes[place - 1] : NULL;
 
     i->bytes = i->copy;
-    if (p.key != 0 && s->key == p.key && p.length <= n) {
+    if (p.key != 0 && s != NULL && s->key == p.key && p.length <= n) {
         s->used = scratch->number;
         from_shape(s, &p, i);
         return true;
     }
-    struct insn_full *full = &scratch->full[i - scratch->insns];
-    i->full = full;
-    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, n, &i->in, full) != INSN_OK)
+    if (!decode_anew(vm, key, n, i))
         return false;
-    classify(vm, key, i);
-    bt_effects(i);
     if (p.key != 0)
-        keep_shape(s, &p, i, scratch->number);
+        keep_shape(scratch, bucket, &p, i);
     return true;
 }

@@ -3,49 +3,40 @@
  * memory operand. Nothing of the guest's state changes before the access that may fault. */
 #include "engine/bt/translate.h"
 
-struct plan {
-    uint8_t map[16];    /* guest register -> host */
-    uint8_t spilled[2]; /* guest registers that live in vcpu.gpr */
-    bool reads[2], writes[2];
-    unsigned count;
-};
-
-/* False when it needs more scratch registers than there are. */
-static bool plan_registers(const struct bt_insn *i, struct plan *p)
+static void plan_register(struct bt_insn *i, const ZydisDecodedOperand *o, unsigned guest)
 {
-    *p = (struct plan){0};
-    for (unsigned g = 0; g < 16; g++)
-        p->map[g] = host_of(g) >= 0 ? (uint8_t)host_of(g) : 0xff;
+    struct bt_plan *p = &i->plan;
+    unsigned k = 0;
+    while (k < p->count && p->spilled[k] != guest)
+        k++;
+    if (k == p->count) {
+        if (k == (i->memory >= 0 ? 1 : 2)) {
+            p->possible = false;
+            return;
+        }
+        p->spilled[p->count++] = (uint8_t)guest;
+    }
+    bool narrow = o->size < 32;
+    bool may_keep = /* on a source of 0, though Zydis does not say so */
+        i->full->insn.mnemonic == ZYDIS_MNEMONIC_BSF ||
+        i->full->insn.mnemonic == ZYDIS_MNEMONIC_BSR;
+    p->writes[k] |= (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+    p->reads[k] |=
+        (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) != 0 ||
+        narrow || may_keep;
+}
+
+void bt_plan(struct bt_insn *i)
+{
+    i->plan = (struct bt_plan){.possible = true};
+    i->rotated = (uint8_t)rewrite_rotated(i);
     for (unsigned n = 0; n < i->full->insn.operand_count; n++) {
         const ZydisDecodedOperand *o = &i->full->operands[n];
         unsigned g =
             o->type == ZYDIS_OPERAND_TYPE_REGISTER ? bt_gpr_number(o->reg.value) : BT_NO_GPR;
-        if (g == BT_NO_GPR || host_of(g) >= 0)
-            continue;
-        unsigned k = 0;
-        while (k < p->count && p->spilled[k] != g)
-            k++;
-        if (k == p->count) {
-            if (k == (i->memory >= 0 ? 1 : 2))
-                return false;
-            p->spilled[p->count++] = (uint8_t)g;
-        }
-        bool narrow = o->size < 32;
-        bool may_keep = /* on a source of 0, though Zydis does not say so */
-            i->full->insn.mnemonic == ZYDIS_MNEMONIC_BSF ||
-            i->full->insn.mnemonic == ZYDIS_MNEMONIC_BSR;
-        p->writes[k] |= (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
-        p->reads[k] |=
-            (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) != 0 ||
-            narrow || may_keep;
+        if (g != BT_NO_GPR && host_of(g) < 0)
+            plan_register(i, o, g);
     }
-    return true;
-}
-
-bool tr_can_copy(const struct bt_insn *i)
-{
-    struct plan p;
-    return plan_registers(i, &p);
 }
 
 /* What is not cached is the interpreter's to judge: a masked operand need not be accessible where
@@ -103,14 +94,15 @@ static struct tr_operand put_memory(struct translation *t, const struct bt_insn 
 }
 
 /* Scratch registers for those in memory; with a memory operand there is one. */
-static void place_spilled(struct translation *t, struct plan *p, struct tr_operand *o, bool memory)
+static void place_spilled(struct translation *t, uint8_t map[16], struct tr_operand *o, bool memory)
 {
     static const uint8_t scratch[] = {S0, S1};
+    const struct bt_plan *p = &t->i->plan;
     for (unsigned k = 0; k < p->count; k++) {
         unsigned host = memory ? tr_free_scratch(t, o) : scratch[k];
         if (host == S1)
             t->in_s1 = 0;
-        p->map[p->spilled[k]] = (uint8_t)host;
+        map[p->spilled[k]] = (uint8_t)host;
         if (p->reads[k])
             emit_load(&t->e, host, gpr_offset(p->spilled[k]));
     }
@@ -127,7 +119,7 @@ static void put_rotate(struct emit *e, unsigned to, unsigned from, unsigned by)
 static void emit_rotated(struct translation *t, struct tr_operand *o, uint8_t map[16])
 {
     const ZydisDecodedOperand *regs = t->i->full->operands;
-    unsigned guest = rewrite_rotated(t->i), host = tr_free_scratch(t, o);
+    unsigned guest = t->i->rotated, host = tr_free_scratch(t, o);
     bool writes = regs[t->i->memory == 0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
     put_rotate(&t->e, host, guest, 8);
     map[guest] = (uint8_t)host;
@@ -140,31 +132,34 @@ static void emit_rotated(struct translation *t, struct tr_operand *o, uint8_t ma
 void emit_copy(struct translation *t)
 {
     const struct bt_insn *i = t->i;
+    const struct bt_plan *p = &i->plan;
     bool memory = i->memory >= 0;
     struct tr_operand o = {0};
-    struct plan p;
+    uint8_t map[16];
 
-    if (!plan_registers(i, &p)) {
+    if (!p->possible) {
         tr_site(t, i, false);
         return;
     }
+    for (unsigned g = 0; g < 16; g++)
+        map[g] = (uint8_t)host_of(g);
     if (memory)
         o = put_memory(t, i);
     if (i->flags_in)
         tr_host_flags(t);
-    place_spilled(t, &p, &o, memory);
-    if (rewrite_rotated(i) != BT_NO_GPR) {
-        emit_rotated(t, &o, p.map);
+    place_spilled(t, map, &o, memory);
+    if (i->rotated != BT_NO_GPR) {
+        emit_rotated(t, &o, map);
     } else {
         if (memory || i->may_fault)
             tr_mark(t);
-        rewrite_emit(&t->e, i, memory ? &o : NULL, p.map);
+        rewrite_emit(&t->e, i, memory ? &o : NULL, map);
     }
     if (i->flags_out)
         tr_flags_written(t, i);
-    for (unsigned k = 0; k < p.count; k++)
-        if (p.writes[k])
-            emit_store(&t->e, p.map[p.spilled[k]], gpr_offset(p.spilled[k]));
+    for (unsigned k = 0; k < p->count; k++)
+        if (p->writes[k])
+            emit_store(&t->e, map[p->spilled[k]], gpr_offset(p->spilled[k]));
     t->uncounted++;
 }
 

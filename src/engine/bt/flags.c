@@ -179,7 +179,7 @@ static bool can_be_left(const struct translation *t)
         if (i->kind == KIND_JCC)
             continue;
         if (!plain || i->may_fault || (i->flags_in && i->memory >= 0) ||
-            (i->kind == KIND_COPY && !tr_can_copy(i)))
+            (i->kind == KIND_COPY && !i->plan.possible))
             return false;
         if (i->kind == KIND_COPY && (i->flags_all || (i->flags_in && i->flags_out)))
             return true;

@@ -94,7 +94,6 @@ static struct fields find_fields(const struct bt_insn *i, const struct tr_operan
 {
     const ZydisDecodedInstruction *zi = &i->full->insn;
     struct fields f = {.memory = o};
-    unsigned rotated = rewrite_rotated(i);
     for (unsigned n = 0; n < zi->operand_count; n++) {
         const ZydisDecodedOperand *o = &i->full->operands[n];
         unsigned number =
@@ -103,7 +102,7 @@ static struct fields find_fields(const struct bt_insn *i, const struct tr_operan
             continue;
         bool byte = ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_GPR8;
         /* AH…DH keep their encoding, 4 to 7 without REX; or are the low byte of a rotated copy. */
-        bool high = is_high_byte(o->reg.value) && number != rotated;
+        bool high = is_high_byte(o->reg.value) && number != i->rotated;
         uint8_t host = high ? (uint8_t)(number + 4) : map[number];
         switch (o->encoding) {
         case ZYDIS_OPERAND_ENCODING_MODRM_REG:

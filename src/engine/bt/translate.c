@@ -468,6 +468,7 @@ static bool ends_unit(const struct bt_insn *i)
 static void classify_all(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
 {
     classify(vm, key, i);
+    bt_plan(i);
     bt_effects(i);
 }
 
@@ -541,7 +542,7 @@ static void plan_entry(struct translation *t, bool *host, bool *saved)
         *host = i->kind == KIND_JCC || (i->kind == KIND_COPY && i->memory < 0 && i->flags_in);
         if (*host)
             return;
-        if (i->kind != KIND_COPY || i->memory >= 0 || i->may_fault || !tr_can_copy(i))
+        if (i->kind != KIND_COPY || i->memory >= 0 || i->may_fault || !i->plan.possible)
             break;
         if (i->flags_all) {
             if (!tr_can_remake(i) || t->vm->counting || t->u->second != NULL)

@@ -30,6 +30,13 @@ enum bt_kind {
 
 enum bt_add { ADD_FIXED, ADD_IMMEDIATE, ADD_NEGATIVE, ADD_DISPLACEMENT };
 
+/* Registers of its own that live in vcpu.gpr, for which it needs scratch registers. */
+struct bt_plan {
+    bool possible; /* there are enough */
+    uint8_t count, spilled[2];
+    bool reads[2], writes[2];
+};
+
 struct bt_insn {
     /* Of its shape: the values of displacement and immediate are in `in` alone. */
     const struct insn_full *full;
@@ -46,6 +53,8 @@ struct bt_insn {
     uint8_t adds_to; /* the one of these that it only adds a constant to, or BT_NO_GPR */
     uint8_t add_is;  /* enum bt_add: where the constant is from */
     int32_t add;
+    struct bt_plan plan;
+    uint8_t rotated; /* rewrite_rotated */
     /* Its own, and what is above with its own values put in. */
     const uint8_t *bytes;
     uint16_t offset; /* from unit->rip */
@@ -106,8 +115,8 @@ struct bt_shape {
     uint64_t key;  /* 0: none */
     uint64_t used; /* by the unit of that number: it must stay until that is made */
     bool imm_is_signed;
+    int32_t disp; /* as encoded */
     struct bt_insn insn;
-    struct insn_full full;
 };
 
 #define BT_SHAPES 4096u
@@ -122,7 +131,11 @@ struct bt_scratch {
     struct bt_exit exits[4 * BT_UNIT_INSNS];
     struct bt_site sites[BT_UNIT_INSNS + 3];
     struct bt_mark marks[COLD_MAX + BT_UNIT_INSNS + 4];
+    /* By order of first use, so that the few that matter lie together; by hash, 1 + their place. */
     struct bt_shape shapes[BT_SHAPES];
+    struct insn_full shape_full[BT_SHAPES];
+    uint16_t shape_of[BT_SHAPES];
+    unsigned shape_count;
     uint64_t number; /* of the unit under way */
 };
 
@@ -272,8 +285,9 @@ bool bt_decode(struct bt_vm *vm, uint8_t key, const uint8_t *bytes, unsigned n, 
 void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i);
 
 /* ---- emit_*.c ---- */
-/* Whether there are registers enough; else emit_copy leaves the instruction to the interpreter. */
-bool tr_can_copy(const struct bt_insn *i);
+/* Makes i->plan and i->rotated. Without registers enough emit_copy leaves the instruction to the
+ * interpreter. */
+void bt_plan(struct bt_insn *i);
 /* Where a push of 8 bytes goes; it is done when the value is there and RSP has moved. */
 struct tr_operand tr_pushed(struct translation *t);
 void tr_store_constant(struct translation *t, struct tr_operand o, uint64_t value);
