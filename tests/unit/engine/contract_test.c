@@ -511,6 +511,27 @@ static void returns_of_amd(void **state)
     assert_int_equal(frame(1), 0x800000000000);
 }
 
+/* AMD's far pointers in memory have no offset of 64 bits. */
+static void far_pointers_of_amd(void **state)
+{
+    struct vcpu *v = g->v;
+    v->gpr[RSI] = DATA;
+    guest_write(g, DATA, CODE + 0x200, 4);
+    guest_write(g, DATA + 4, SEL_CONFORMING, 2);
+    guest_write(g, DATA + 6, UINT32_MAX, 4);
+    code_at(CODE + 0x200, "\xf4", 1);
+    assert_int_equal(RUN("\x48\xff\x2e"), -1); /* REX.W JMP [RSI] */
+    assert_int_equal(v->seg[SEG_CS].selector, SEL_CONFORMING);
+    assert_int_equal(v->rip, CODE + 0x201);
+    assert_int_equal(RUN("\x48\xff\x1e"), -1); /* REX.W CALL [RSI]: two pushes of 32 bits */
+    assert_int_equal(v->gpr[RSP], GUEST_STACK - 8);
+    assert_int_equal(guest_read(g, GUEST_STACK - 8, 4), CODE + 3);
+    v->gpr[RAX] = UINT64_MAX;
+    guest_write(g, DATA + 4, 0, 2);
+    assert_int_equal(RUN("\x48\x0f\xb4\x06\xf4"), -1); /* REX.W LFS RAX, [RSI] */
+    assert_int_equal(v->gpr[RAX], CODE + 0x200);
+}
+
 static void non_canonical_operands_name_their_segment(void **state)
 {
     struct vcpu *v = g->v;
@@ -696,6 +717,7 @@ int main(void)
         LONG(near_branches_ignore_the_operand_size),
         LONG(returns_take_their_size_from_rex),
         AMD(returns_of_amd),
+        AMD(far_pointers_of_amd),
         AMD(system_call_traps_by_the_new_flag),
         LONG(non_canonical_operands_name_their_segment),
         LONG(stack_operands_use_the_right_rsp),
