@@ -137,8 +137,8 @@ const struct cpuid_feature cpuid_features[] = {
     SOFT("TscInvariant", 0x80000007, 0, EDX, 8),
 
     /* AMD's (volume 3, E.4.7, E.4.16, and the papers on each attack), the immunity bits of decision
-     * 20 among them. Images of x87 state have the error pointers always, a null selector has base
-     * 0 (segment.c), EFER has no LMSLE, and there is no SMM. */
+     * 20 among them. XRSTOR and FXRSTOR load the error pointers always (fpu.c), a null selector has
+     * base 0 (segment.c), EFER has no LMSLE, and there is no SMM. */
     SOFT_AMD("RstrFpErrPtrs", 0x80000008, 0, EBX, 2),
     SOFT_AMD("IBPB", 0x80000008, 0, EBX, 12),
     SOFT_AMD("IBRS", 0x80000008, 0, EBX, 14),
