@@ -6,7 +6,8 @@
 #include <stdlib.h>
 
 #define ADDRESS_ENABLE 0x80000000u
-#define ADDRESS_KEPT   (ADDRESS_ENABLE | 0x00fffffcu)
+#define ADDRESS_KEPT   (ADDRESS_ENABLE | 0x0ffffffcu)
+#define ADDRESS_BEYOND 0x0f000000u /* bits 11:8 of the register */
 
 struct pci {
     pthread_mutex_t lock;
@@ -14,10 +15,13 @@ struct pci {
     uint32_t address;
 };
 
-/* The function that the address register names, or NULL. There is bus 0 only. */
+/* The function that the address register names, or NULL. There is bus 0 only. Host bridges of AMD
+ * reach registers beyond the first 256 bytes through bits that are reserved elsewhere (NB_CFG bit
+ * 46, EnableCf8ExtCfg); no function has any. */
 static struct pci_function *selected(const struct pci *p)
 {
-    if (!(p->address & ADDRESS_ENABLE) || (p->address >> 16 & 0xff) != 0)
+    if (!(p->address & ADDRESS_ENABLE) || (p->address & ADDRESS_BEYOND) ||
+        (p->address >> 16 & 0xff) != 0)
         return NULL;
     return p->functions[p->address >> 8 & 0xff];
 }

@@ -25,13 +25,20 @@ static void values(FILE *out, const struct cli_option *o)
     }
 }
 
-/* A model; after a comma features, what stands before it is kept. */
+/* A model; after a comma vendors and features, what stands before it is kept. `vendor` and the name
+ * behind its `=` are two words to bash. */
 static void cpu(FILE *out, const struct cli_option *o)
 {
+    fputs("    *,vendor) COMPREPLY=($(compgen -W '", out);
+    for (unsigned i = 0; cpuid_vendor_names[i] != NULL; i++)
+        fprintf(out, "%s%s", i > 0 ? " " : "", cpuid_vendor_names[i]);
     fprintf(out,
+            "' -- \"$word\")); return ;;\n"
             "    --%s) case $word in\n"
             "      *,*) COMPREPLY=($(compgen -P \"${word%%,*},\" -W '",
             o->name);
+    for (unsigned i = 0; cpuid_vendor_names[i] != NULL; i++)
+        fprintf(out, "vendor=%s ", cpuid_vendor_names[i]);
     for (unsigned i = 0; i < cpuid_feature_count; i++)
         fprintf(out, "%s-%s", i > 0 ? " " : "", cpuid_features[i].name);
     fputs("' -- \"${word##*,}\")) ;;\n      *) COMPREPLY=($(compgen -W '", out);

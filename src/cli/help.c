@@ -110,7 +110,11 @@ static void man_option(FILE *out, const struct cli_option *o)
     }
     if (o->kind != CLI_CPU)
         return;
-    fputs(".br\nFEATURE is one of", out);
+    fputs(".br\nVENDOR decides what CPUID says, which MSRs there are, and where the manuals of "
+          "Intel and\n"
+          "AMD differ; without it the guest's processor is of the host's vendor.\n"
+          ".br\nFEATURE is one of",
+          out);
     for (unsigned i = 0; i < cpuid_feature_count; i++) {
         putc(i % 8 == 0 ? '\n' : ' ', out);
         troff(out, cpuid_features[i].name);

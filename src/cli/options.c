@@ -74,11 +74,11 @@ const struct cli_option cli_run_options[] = {
              "(cgroup v2)"},
     {.name = "cpu",
      .kind = CLI_CPU,
-     .value = "MODEL[,-FEATURE]...",
+     .value = "MODEL[,vendor=VENDOR][,-FEATURE]...",
      .standard = "max",
      .offset = MEMBER(machine.cpu),
-     .help = "the model of the processor, and the features that it shall lack (doppel --man lists "
-             "them)"},
+     .help = "the model of the processor, whose it is (intel or amd; else as the host's), and the "
+             "features that it shall lack (doppel --man lists them)"},
     {.name = "engine",
      .kind = CLI_ENGINE,
      .value = "NAME",

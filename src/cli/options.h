@@ -18,7 +18,7 @@
 enum cli_kind {
     CLI_SWITCH,        /* bool, no value */
     CLI_TEXT,          /* const char *, taken as it is */
-    CLI_CPU,           /* const char *, a model and what it lacks, as cpuid_spec_check */
+    CLI_CPU,           /* const char *, as cpuid_spec_check takes it */
     CLI_FILE,          /* the same, the name of a file */
     CLI_OPTIONAL_FILE, /* struct cli_stats; the value needs `=` */
     CLI_SIZE,          /* uint64_t bytes, with K, M, G, T, P, E; whole pages */

@@ -39,7 +39,7 @@ struct machine_config {
     const char *trace; /* a file, "-" = stdout, or NULL */
     bool perf_map;
     uint64_t bt_cache; /* bytes; 0 = the engine's default */
-    const char *cpu;   /* name of the CPUID model */
+    const char *cpu;   /* the CPUID model, as cpuid_model_build takes it */
     uint64_t cpus;
     uint64_t cpu_weight; /* as cgroup_create takes them */
     uint64_t cpu_cap;

@@ -14,6 +14,9 @@
 
 #define LEAF_MAX            0xdu /* 0x15 would offer a crystal that the local APIC does not have */
 #define LEAF_EXTENDED_MAX   0x80000008u
+#define LEAF_AMD_MAX        0x80000021u
+#define LEAF_AMD_CACHES     0x8000001du
+#define LEAF_AMD_TOPOLOGY   0x8000001eu
 #define LEAF_HYPERVISOR     0x40000000u
 #define LEAF_HYPERVISOR_MAX 0x40000010u
 #define LINEAR_BITS         57u
@@ -21,15 +24,23 @@
 #define XSAVE_LEGACY        576u /* legacy region and header (SDM 1 13.4) */
 #define FREQUENCY_BUS_KHZ   1000000u
 
-/* Signatures of "base": Haswell, and Zen for AMD: the first with all of x86-64-v3. */
-#define SIGNATURE_BASE_INTEL 0x000306c1u
-#define SIGNATURE_BASE_AMD   0x00800f12u
-
 const struct cpuid_model_name cpuid_model_names[] = {
     {"max", "all that the host and doppel can do"},
     {"base", "x86-64-v3: the same on every host"},
     {NULL, NULL},
 };
+
+/* ORDER cpuid_vendor_names. Signatures of "base": Haswell, the first with all of x86-64-v3, and Zen
+ * 3, for Linux works around faults of the earlier ones at each return to user mode. Of "max" on a
+ * host of the other vendor: Cascade Lake and Zen 3, whose features are about those of doppel. */
+static const struct vendor {
+    char id[13];
+    uint32_t base, max;
+} vendors[] = {
+    {"GenuineIntel", 0x000306c1, 0x00050657},
+    {"AuthenticAMD", 0x00a00f11, 0x00a00f11},
+};
+const char *const cpuid_vendor_names[] = {"intel", "amd", NULL};
 
 static struct cpuid_entry host_cpuid(uint32_t leaf, uint32_t subleaf)
 {
@@ -70,7 +81,7 @@ static struct cpuid_entry *entry_of(struct cpuid_model *m, uint32_t leaf, uint32
 
 static bool leaf_indexed(uint32_t leaf)
 {
-    return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd;
+    return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == LEAF_AMD_CACHES;
 }
 
 static bool host_has(const struct cpuid_feature *f)
@@ -118,16 +129,66 @@ static const struct cpuid_feature *feature_named(const char *name, size_t length
 static bool taken_away(const char *spec, const char *name)
 {
     for (const char *word = strchr(spec, ','); word != NULL; word = strchr(word, ',')) {
-        word += 2; /* ",-", as cpuid_spec_check has seen */
-        if (word_is(word, strcspn(word, ","), name))
+        word++;
+        if (*word == '-' && word_is(word + 1, strcspn(word + 1, ","), name))
             return true;
     }
     return false;
 }
 
+/* The name that vendor=NAME gives, or NULL for another word. */
+static const char *vendor_word(const char *word)
+{
+    static const char key[] = "vendor=";
+    return strncasecmp(word, key, strlen(key)) == 0 ? word + strlen(key) : NULL;
+}
+
+static const struct vendor *vendor_named(const char *name)
+{
+    for (unsigned i = 0; cpuid_vendor_names[i] != NULL; i++)
+        if (word_is(name, strcspn(name, ","), cpuid_vendor_names[i]))
+            return &vendors[i];
+    return NULL;
+}
+
+/* NULL = the host's. */
+static const struct vendor *spec_vendor(const char *spec)
+{
+    for (const char *word = strchr(spec, ','); word != NULL; word = strchr(word, ',')) {
+        word++;
+        if (vendor_word(word) != NULL)
+            return vendor_named(vendor_word(word));
+    }
+    return NULL;
+}
+
+static int check_word(const char *word, bool *vendor_given, struct error *e)
+{
+    int length = (int)strcspn(word, ",");
+    const char *vendor = vendor_word(word);
+    if (vendor != NULL) {
+        if (vendor_named(vendor) == NULL)
+            return error_set(e, EINVAL, "unknown vendor '%.*s'; give intel or amd",
+                             length - (int)(vendor - word), vendor);
+        if (*vendor_given)
+            return error_set(e, EINVAL, "vendor= is given twice; give it once");
+        *vendor_given = true;
+        return 0;
+    }
+    if (*word != '-')
+        return error_set(e, EINVAL,
+                         "'%.*s' is neither -FEATURE nor vendor=; give for example -x2APIC", length,
+                         word);
+    if (feature_named(word + 1, (size_t)length - 1) == NULL)
+        return error_set(e, EINVAL, "no CPU model has the feature '%.*s'; see doppel --man",
+                         length - 1, word + 1);
+    return 0;
+}
+
 int cpuid_spec_check(const char *spec, struct error *e)
 {
     size_t length = strcspn(spec, ",");
+    bool vendor_given = false;
     unsigned i = 0;
     while (cpuid_model_names[i].name != NULL &&
            (strncmp(spec, cpuid_model_names[i].name, length) != 0 ||
@@ -136,15 +197,11 @@ int cpuid_spec_check(const char *spec, struct error *e)
     if (cpuid_model_names[i].name == NULL)
         return error_set(e, EINVAL, "unknown CPU model '%.*s'; give max or base", (int)length,
                          spec);
-    for (const char *word = spec + length; *word != '\0'; word += length) {
+    for (const char *word = spec + length; *word != '\0'; word += strcspn(word, ",")) {
         word++;
-        length = strcspn(word, ",");
-        if (*word != '-')
-            return error_set(e, EINVAL, "'%.*s' is not -FEATURE; give for example -x2APIC",
-                             (int)length, word);
-        if (feature_named(word + 1, length - 1) == NULL)
-            return error_set(e, EINVAL, "no CPU model has the feature '%.*s'; see doppel --man",
-                             (int)length - 1, word + 1);
+        int err = check_word(word, &vendor_given, e);
+        if (err != 0)
+            return err;
     }
     return 0;
 }
@@ -154,7 +211,8 @@ static int add_features(struct cpuid_model *m, const char *spec, bool base, stru
     uint64_t state = host_xcr0();
     for (unsigned i = 0; i < cpuid_feature_count; i++) {
         const struct cpuid_feature *f = &cpuid_features[i];
-        if ((base && !f->base) || taken_away(spec, f->name))
+        if ((base && !f->base) || f->vendor == (m->amd ? FEATURE_INTEL : FEATURE_AMD) ||
+            taken_away(spec, f->name))
             continue;
         if (f->kind == FEATURE_HOST &&
             (!host_has(f) || (needs_state(f) & state) != needs_state(f))) {
@@ -193,11 +251,15 @@ static void drop_needy(struct cpuid_model *m)
     }
 }
 
-/* On AMD processors leaf 0x80000001 EDX repeats leaf 1 EDX (volume 3, E.4.2). */
+/* On AMD processors leaf 0x80000001 repeats the signature and much of EDX (volume 3, E.4.2). */
 static void add_amd_mirror(struct cpuid_model *m)
 {
-    if (m->amd)
-        entry_of(m, 0x80000001, 0, false)->edx |= entry_of(m, 1, 0, false)->edx & 0x0183f3ff;
+    if (!m->amd)
+        return;
+    const struct cpuid_entry *basic = entry_of(m, 1, 0, false);
+    struct cpuid_entry *e = entry_of(m, 0x80000001, 0, false);
+    e->eax = basic->eax;
+    e->edx |= basic->edx & 0x0183f3ff;
 }
 
 /* Of the base model 46, as x86-64-v3 processors of either vendor have at least. */
@@ -208,30 +270,45 @@ static uint32_t physical_bits(bool base)
     return host_cpuid(0x80000008, 0).eax & 0xff;
 }
 
-static void add_identity(struct cpuid_model *m, bool base, unsigned cpus)
+/* Leaf 0, and the signature of leaf 1. vendor: NULL = the host's. */
+static void add_vendor(struct cpuid_model *m, bool base, const struct vendor *vendor)
 {
     struct cpuid_entry host = host_cpuid(0, 0);
     struct cpuid_entry *e = entry_of(m, 0, 0, false);
     *e = host;
+    if (vendor != NULL) {
+        memcpy(&e->ebx, vendor->id, 4);
+        memcpy(&e->edx, vendor->id + 4, 4);
+        memcpy(&e->ecx, vendor->id + 8, 4);
+    }
     e->eax = m->max_basic = LEAF_MAX;
-    m->amd = host.ebx == signature_AMD_ebx || host.ebx == 0x6f677948 /* "Hygo" */;
+    m->amd = e->ebx == signature_AMD_ebx || e->ebx == 0x6f677948 /* "Hygo" */;
 
-    e = entry_of(m, 1, 0, false);
-    e->eax = base ? (m->amd ? SIGNATURE_BASE_AMD : SIGNATURE_BASE_INTEL) : host_cpuid(1, 0).eax;
+    const struct vendor *model = &vendors[m->amd];
+    struct cpuid_entry *signature = entry_of(m, 1, 0, false);
+    if (base)
+        signature->eax = model->base;
+    else
+        signature->eax = e->ebx == host.ebx ? host_cpuid(1, 0).eax : model->max;
+}
+
+static void add_identity(struct cpuid_model *m, bool base, const struct vendor *vendor,
+                         unsigned cpus)
+{
+    add_vendor(m, base, vendor);
+    struct cpuid_entry *e = entry_of(m, 1, 0, false);
     e->ebx = cpus << 16 | (CACHE_LINE / 8) << 8;
     if (cpus > 1)
         e->edx |= 1u << 28; /* HTT: the count in EBX is valid */
 
+    m->max_extended = m->amd ? LEAF_AMD_MAX : LEAF_EXTENDED_MAX;
     e = entry_of(m, 0x80000000, 0, false);
-    *e = host;
+    if (m->amd)
+        *e = *find(m, 0, 0);
     e->leaf = 0x80000000;
-    e->eax = m->max_extended = LEAF_EXTENDED_MAX;
-    if (!m->amd)
-        e->ebx = e->ecx = e->edx = 0;
+    e->eax = m->max_extended;
     e = entry_of(m, 0x80000008, 0, false);
     e->eax = LINEAR_BITS << 8 | physical_bits(base);
-    if (m->amd)
-        e->ecx = cpus - 1;
 }
 
 static void add_brand(struct cpuid_model *m, bool base)
@@ -248,8 +325,9 @@ static void add_brand(struct cpuid_model *m, bool base)
         memcpy(&entry_of(m, 0x80000002 + i, 0, false)->eax, text + 16 * i, 16);
 }
 
-/* Caches that no guest can measure: the same on all hosts. type 1 data, 2 code, 3 unified. */
-static void add_caches(struct cpuid_model *m, unsigned cpus)
+/* Caches that no guest can measure: the same on all hosts. Leaf 4, and AMD's that is made alike
+ * (volume 3, E.4.15). type 1 data, 2 code, 3 unified. */
+static void add_cache_leaves(struct cpuid_model *m, uint32_t leaf, unsigned cpus)
 {
     static const struct {
         uint8_t type, level, ways;
@@ -259,25 +337,40 @@ static void add_caches(struct cpuid_model *m, unsigned cpus)
                   {2, 1, 8, 64, false},
                   {3, 2, 16, 1024, false},
                   {3, 3, 16, 8192, true}};
+    for (unsigned i = 0; i < sizeof(caches) / sizeof(caches[0]); i++) {
+        struct cpuid_entry *e = entry_of(m, leaf, i, true);
+        unsigned sharing = caches[i].shared ? cpus : 1;
+        e->eax = (sharing - 1) << 14 | 1u << 8 /* self-initializing */ |
+                 (uint32_t)caches[i].level << 5 | caches[i].type;
+        if (leaf == 4)
+            e->eax |= (cpus - 1) << 26;
+        e->ebx = (uint32_t)(caches[i].ways - 1) << 22 | (CACHE_LINE - 1);
+        e->ecx = caches[i].sets - 1;
+    }
+}
+
+static bool topology_extensions(const struct cpuid_model *m)
+{
+    return cpuid_has(m, 0x80000001, 0, 2, 22);
+}
+
+static void add_caches(struct cpuid_model *m, unsigned cpus)
+{
     if (m->amd) {
         entry_of(m, 0x80000005, 0, false)->ecx = 32u << 24 | 8u << 16 | 1u << 8 | CACHE_LINE;
         entry_of(m, 0x80000005, 0, false)->edx = 32u << 24 | 8u << 16 | 1u << 8 | CACHE_LINE;
         entry_of(m, 0x80000006, 0, false)->edx = 16u << 18 | 8u << 12 | 1u << 8 | CACHE_LINE;
+        if (topology_extensions(m))
+            add_cache_leaves(m, LEAF_AMD_CACHES, cpus);
     } else {
         entry_of(m, 2, 0, false)->eax = 0x00f0ff01; /* caches: see leaf 4; prefetch of 64 bytes */
-        for (unsigned i = 0; i < sizeof(caches) / sizeof(caches[0]); i++) {
-            struct cpuid_entry *e = entry_of(m, 4, i, true);
-            unsigned sharing = caches[i].shared ? cpus : 1;
-            e->eax = (cpus - 1) << 26 | (sharing - 1) << 14 | 1u << 8 /* self-initializing */ |
-                     (uint32_t)caches[i].level << 5 | caches[i].type;
-            e->ebx = (uint32_t)(caches[i].ways - 1) << 22 | (CACHE_LINE - 1);
-            e->ecx = caches[i].sets - 1;
-        }
+        add_cache_leaves(m, 4, cpus);
     }
     entry_of(m, 0x80000006, 0, false)->ecx = 1024u << 16 | 8u << 12 | CACHE_LINE;
 }
 
-/* Leaf 0xb: one thread a core, all cores in one package. The APIC ID is put in when executed. */
+/* One thread a core, all cores in one package: leaf 0xb, and AMD's ways to say so (volume 3, E.5).
+ * The APIC ID is put in when executed. */
 static void add_topology(struct cpuid_model *m, unsigned cpus)
 {
     unsigned shift = 0;
@@ -290,6 +383,11 @@ static void add_topology(struct cpuid_model *m, unsigned cpus)
     e->eax = shift;
     e->ebx = cpus;
     e->ecx = 2u << 8 | 1; /* core */
+    if (!m->amd)
+        return;
+    entry_of(m, 0x80000008, 0, false)->ecx = shift << 12 | (cpus - 1);
+    if (cpus > 1)
+        entry_of(m, 0x80000001, 0, false)->ecx |= 1u << 1; /* CmpLegacy: HTT's count is of cores */
 }
 
 /* Leaf 0xd, with the host's layout of the standard format. */
@@ -339,7 +437,7 @@ int cpuid_model_build(struct cpuid_model *m, const char *spec, uint64_t tsc_hz, 
         return err;
     bool base = word_is(spec, strcspn(spec, ","), "base");
     *m = (struct cpuid_model){.tsc_khz = (uint32_t)(tsc_hz / 1000)};
-    add_identity(m, base, cpus);
+    add_identity(m, base, spec_vendor(spec), cpus);
     err = add_features(m, spec, base, e);
     if (err != 0)
         return err;
@@ -424,6 +522,12 @@ static void adjust(const struct vcpu *v, uint32_t leaf, uint32_t subleaf, uint32
             regs[1] = xsave_area(m, v->xcr0, false);
         else if (subleaf == 1 && (regs[0] & 2)) /* XSAVEC */
             regs[1] = xsave_area(m, v->xcr0, true);
+        break;
+    case LEAF_AMD_TOPOLOGY: /* one thread a core, one node (volume 3, E.4.16) */
+        if (topology_extensions(m)) {
+            regs[0] = v->id;
+            regs[1] = v->id & 0xff;
+        }
         break;
     case 0x80000001: /* Intel's say SYSCALL in 64-bit mode only */
         if (!m->amd && !v->code64)

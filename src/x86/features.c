@@ -22,22 +22,22 @@
 #define EBX 1
 #define ECX 2
 #define EDX 3
-#define HOST(name, leaf, subleaf, reg, bit)                \
-    {                                                      \
-        name, leaf, subleaf, reg, bit, FEATURE_HOST, false \
-    }
-#define HOST_BASE(name, leaf, subleaf, reg, bit)          \
-    {                                                     \
-        name, leaf, subleaf, reg, bit, FEATURE_HOST, true \
-    }
-#define SOFT(name, leaf, subleaf, reg, bit)                   \
-    {                                                         \
-        name, leaf, subleaf, reg, bit, FEATURE_SOFTWARE, true \
-    }
-#define SOFT_MAX(name, leaf, subleaf, reg, bit)                \
+#define ROW(name, leaf, subleaf, reg, bit, kind, base, vendor) \
     {                                                          \
-        name, leaf, subleaf, reg, bit, FEATURE_SOFTWARE, false \
+        name, leaf, subleaf, reg, bit, kind, base, vendor      \
     }
+#define HOST(name, leaf, subleaf, reg, bit) \
+    ROW(name, leaf, subleaf, reg, bit, FEATURE_HOST, false, FEATURE_ANY)
+#define HOST_BASE(name, leaf, subleaf, reg, bit) \
+    ROW(name, leaf, subleaf, reg, bit, FEATURE_HOST, true, FEATURE_ANY)
+#define SOFT(name, leaf, subleaf, reg, bit) \
+    ROW(name, leaf, subleaf, reg, bit, FEATURE_SOFTWARE, true, FEATURE_ANY)
+#define SOFT_MAX(name, leaf, subleaf, reg, bit) \
+    ROW(name, leaf, subleaf, reg, bit, FEATURE_SOFTWARE, false, FEATURE_ANY)
+#define SOFT_INTEL(name, leaf, subleaf, reg, bit) \
+    ROW(name, leaf, subleaf, reg, bit, FEATURE_SOFTWARE, true, FEATURE_INTEL)
+#define SOFT_AMD(name, leaf, subleaf, reg, bit) \
+    ROW(name, leaf, subleaf, reg, bit, FEATURE_SOFTWARE, true, FEATURE_AMD)
 
 const struct cpuid_feature cpuid_features[] = {
     HOST_BASE("SSE3", 1, 0, ECX, 0),
@@ -116,8 +116,8 @@ const struct cpuid_feature cpuid_features[] = {
     SOFT("LA57", 7, 0, ECX, 16),
     SOFT_MAX("RDPID", 7, 0, ECX, 22),
     HOST("AVX512_VP2INTERSECT", 7, 0, EDX, 8),
-    SOFT("IBRS/IBPB", 7, 0, EDX, 26),
-    SOFT("ARCH_CAPABILITIES", 7, 0, EDX, 29),
+    SOFT_INTEL("IBRS/IBPB", 7, 0, EDX, 26),
+    SOFT_INTEL("ARCH_CAPABILITIES", 7, 0, EDX, 29),
     HOST("AVX-VNNI", 7, 1, EAX, 4),
     HOST("AVX512_BF16", 7, 1, EAX, 5),
 
@@ -128,12 +128,31 @@ const struct cpuid_feature cpuid_features[] = {
     SOFT("LAHF/SAHF", 0x80000001, 0, ECX, 0),
     HOST_BASE("LZCNT", 0x80000001, 0, ECX, 5),
     HOST("PREFETCHW", 0x80000001, 0, ECX, 8),
+    SOFT_AMD("TopologyExtensions", 0x80000001, 0, ECX, 22),
     SOFT("SYSCALL", 0x80000001, 0, EDX, 11),
     SOFT("NX", 0x80000001, 0, EDX, 20),
     SOFT("Page1GB", 0x80000001, 0, EDX, 26),
     SOFT("RDTSCP", 0x80000001, 0, EDX, 27),
     SOFT("LM", 0x80000001, 0, EDX, 29),
     SOFT("TscInvariant", 0x80000007, 0, EDX, 8),
+
+    /* AMD's (volume 3, E.4.7, E.4.16, and the papers on each attack), the immunity bits of decision
+     * 20 among them. XRSTOR and FXRSTOR load the error pointers always (fpu.c), a null selector has
+     * base 0 (segment.c), EFER has no LMSLE, and there is no SMM. */
+    SOFT_AMD("RstrFpErrPtrs", 0x80000008, 0, EBX, 2),
+    SOFT_AMD("IBPB", 0x80000008, 0, EBX, 12),
+    SOFT_AMD("IBRS", 0x80000008, 0, EBX, 14),
+    SOFT_AMD("EferLmsleUnsupported", 0x80000008, 0, EBX, 20),
+    SOFT_AMD("SSB_NO", 0x80000008, 0, EBX, 26),
+    SOFT_AMD("BTC_NO", 0x80000008, 0, EBX, 29),
+    SOFT_AMD("IBPB_RET", 0x80000008, 0, EBX, 30),
+    SOFT_AMD("LFenceAlwaysSerializing", 0x80000021, 0, EAX, 2),
+    SOFT_AMD("NullSelectorClearsBase", 0x80000021, 0, EAX, 6),
+    SOFT_AMD("AutomaticIBRS", 0x80000021, 0, EAX, 8),
+    SOFT_AMD("NoSmmCtlMSR", 0x80000021, 0, EAX, 9),
+    SOFT_AMD("SRSO_NO", 0x80000021, 0, EAX, 29),
+    SOFT_AMD("TSA_SQ_NO", 0x80000021, 0, ECX, 1),
+    SOFT_AMD("TSA_L1_NO", 0x80000021, 0, ECX, 2),
 
     /* KVM's paravirtual leaf (Linux, Documentation/virt/kvm/x86/cpuid.rst) */
     SOFT("KVM_FEATURE_NOP_IO_DELAY", 0x40000001, 0, EAX, 1),

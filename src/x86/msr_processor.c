@@ -28,6 +28,9 @@
 #define MSR_MTRR_FIX4K        0x268u
 #define MSR_AMD_SYSCFG        0xc0010010u
 #define MSR_AMD_HWCR          0xc0010015u
+#define MSR_AMD_TOP_MEM       0xc001001au
+#define MSR_AMD_TOP_MEM2      0xc001001du
+#define MSR_AMD_NB_CFG        0xc001001fu
 #define MSR_AMD_DE_CFG        0xc0011029u
 
 #define FEATURE_CONTROL_LOCK 1u
@@ -42,15 +45,12 @@
 #define MISC_ENABLE_WRITABLE \
     (1ull << 0 | 1ull << 3 | 1ull << 16 | 1ull << 18 | 1ull << 22 | 1ull << 23 | 1ull << 34)
 #define MICROCODE_REVISION ((uint64_t)1 << 32)
+#define AMD_PATCH_LEVEL    0x01000065u /* as under KVM */
 #define MCG_STATUS_KNOWN   7u
 #define HWCR_SMMLOCK       (1u << 0)
-#define HWCR_TSC_FREQ_SEL  (1u << 24) /* the TSC counts at the P0 frequency */
-#define DE_CFG_LFENCE      (1u << 1)  /* LFENCE serializes */
-
-static bool is_amd(const struct vcpu *v)
-{
-    return v->platform->cpuid->amd;
-}
+#define HWCR_TSC_FREQ_SEL  (1u << 24)          /* the TSC counts at the P0 frequency */
+#define DE_CFG_LFENCE      (1u << 1)           /* LFENCE serializes */
+#define NB_CFG_CF8_EXT     ((uint64_t)1 << 46) /* port 0xcf8 has bits 11:8 of the register */
 
 /* UC, WC, WT, WP, WB (SDM 3A table 11-8) */
 static bool mtrr_type_valid(uint64_t type)
@@ -89,6 +89,8 @@ static bool efer_write(void *context, struct vcpu *v, uint32_t index, uint64_t v
         known |= EFER_NXE;
     if (cpuid_has(m, 0x80000001, 0, 3, 29))
         known |= EFER_LME;
+    if (cpuid_has(m, 0x80000021, 0, 0, 8))
+        known |= EFER_AIBRSE;
     if (value & ~known)
         return false;
     if (((value ^ v->efer) & EFER_LME) && (v->cr0 & CR0_PG))
@@ -131,8 +133,6 @@ static uint64_t *plain_member(struct vcpu *v, uint32_t index)
         return &v->tsc_aux;
     case MSR_PAT:
         return &v->pat;
-    case MSR_MISC_ENABLE:
-        return &v->misc_enable;
     case MSR_MTRR_DEF_TYPE:
         return &v->mtrr_def_type;
     case MSR_MCG_STATUS:
@@ -164,6 +164,19 @@ static bool low32_write(void *context, struct vcpu *v, uint32_t index, uint64_t 
     return value >> 32 == 0 && any_write(context, v, index, value);
 }
 
+/* Of 32 bits on AMD's processors, which do not look at the others: SYSENTER is not there in long
+ * mode (volume 2, 6.1.2). */
+static bool sysenter_address_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    return cpuid_is_amd(v) ? any_write(context, v, index, (uint32_t)value)
+                           : address_write(context, v, index, value);
+}
+
+static bool tsc_aux_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
+{
+    return low32_write(context, v, index, cpuid_is_amd(v) ? (uint32_t)value : value);
+}
+
 /* Bits 63:32 are not there, and not checked (SDM 4 table 2-2: 15:0 are CS_SEL). */
 static bool sysenter_cs_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
 {
@@ -182,10 +195,16 @@ static bool pat_write(void *context, struct vcpu *v, uint32_t index, uint64_t va
     return true;
 }
 
+static bool misc_enable_read(void *context, struct vcpu *v, uint32_t index, uint64_t *value)
+{
+    *value = v->misc_enable;
+    return !cpuid_is_amd(v);
+}
+
 /* Only fast strings may be turned off: what the other bits turn on is not there. */
 static bool misc_enable_write(void *context, struct vcpu *v, uint32_t index, uint64_t value)
 {
-    if ((value ^ v->misc_enable) & ~MISC_ENABLE_WRITABLE)
+    if (cpuid_is_amd(v) || (value ^ v->misc_enable) & ~MISC_ENABLE_WRITABLE)
         return false;
     v->misc_enable = value;
     return true;
@@ -265,9 +284,9 @@ static bool constant_read(void *context, struct vcpu *v, uint32_t index, uint64_
     switch (index) {
     case MSR_FEATURE_CONTROL: /* locked with VMX off, as firmware leaves it */
         *value = FEATURE_CONTROL_LOCK;
-        return !is_amd(v);
+        return !cpuid_is_amd(v);
     case MSR_BIOS_SIGN_ID:
-        *value = MICROCODE_REVISION;
+        *value = cpuid_is_amd(v) ? AMD_PATCH_LEVEL : MICROCODE_REVISION;
         return true;
     case MSR_MTRRCAP:
         *value = MTRRCAP_VALUE;
@@ -277,16 +296,21 @@ static bool constant_read(void *context, struct vcpu *v, uint32_t index, uint64_
         return true;
     case MSR_PLATFORM_ID:
         *value = 0;
-        return !is_amd(v);
+        return !cpuid_is_amd(v);
     case MSR_AMD_HWCR:
         *value = HWCR_SMMLOCK | HWCR_TSC_FREQ_SEL;
-        return is_amd(v);
+        return cpuid_is_amd(v);
     case MSR_AMD_DE_CFG:
         *value = DE_CFG_LFENCE;
-        return is_amd(v);
-    case MSR_AMD_SYSCFG:
+        return cpuid_is_amd(v);
+    case MSR_AMD_NB_CFG: /* as firmware leaves it; no function has registers there (pci.c) */
+        *value = NB_CFG_CF8_EXT;
+        return cpuid_is_amd(v);
+    case MSR_AMD_SYSCFG: /* neither of the TOP_MEM registers counts */
+    case MSR_AMD_TOP_MEM:
+    case MSR_AMD_TOP_MEM2:
         *value = 0;
-        return is_amd(v);
+        return cpuid_is_amd(v);
     default: /* MCG_CAP: no banks. DEBUGCTL: neither BTF nor LBR. */
         *value = 0;
         return true;
@@ -322,11 +346,11 @@ const struct msr_entry msr_processor[] = {
     ONE(MSR_MTRRCAP, "IA32_MTRRCAP", constant_read, NULL),
     ONE(MSR_ARCH_CAPABILITIES, "IA32_ARCH_CAPABILITIES", constant_read, NULL),
     ONE(MSR_SYSENTER_CS, "IA32_SYSENTER_CS", plain_read, sysenter_cs_write),
-    ONE(MSR_SYSENTER_ESP, "IA32_SYSENTER_ESP", plain_read, address_write),
-    ONE(MSR_SYSENTER_EIP, "IA32_SYSENTER_EIP", plain_read, address_write),
+    ONE(MSR_SYSENTER_ESP, "IA32_SYSENTER_ESP", plain_read, sysenter_address_write),
+    ONE(MSR_SYSENTER_EIP, "IA32_SYSENTER_EIP", plain_read, sysenter_address_write),
     ONE(MSR_MCG_CAP, "IA32_MCG_CAP", constant_read, NULL),
     ONE(MSR_MCG_STATUS, "IA32_MCG_STATUS", plain_read, mcg_status_write),
-    ONE(MSR_MISC_ENABLE, "IA32_MISC_ENABLE", plain_read, misc_enable_write),
+    ONE(MSR_MISC_ENABLE, "IA32_MISC_ENABLE", misc_enable_read, misc_enable_write),
     ONE(MSR_DEBUGCTL, "IA32_DEBUGCTL", constant_read, same_write),
     {MSR_MTRR_PHYS_FIRST, MSR_MTRR_PHYS_LAST, "IA32_MTRR_PHYSBASE/MASK", mtrr_phys_read,
      mtrr_phys_write, NULL},
@@ -345,9 +369,12 @@ const struct msr_entry msr_processor[] = {
     ONE(MSR_FS_BASE, "IA32_FS_BASE", plain_read, address_write),
     ONE(MSR_GS_BASE, "IA32_GS_BASE", plain_read, address_write),
     ONE(MSR_KERNEL_GS_BASE, "IA32_KERNEL_GS_BASE", plain_read, address_write),
-    ONE(MSR_TSC_AUX, "IA32_TSC_AUX", plain_read, low32_write),
+    ONE(MSR_TSC_AUX, "IA32_TSC_AUX", plain_read, tsc_aux_write),
     ONE(MSR_AMD_SYSCFG, "SYSCFG", constant_read, same_write),
     ONE(MSR_AMD_HWCR, "HWCR", constant_read, same_write),
+    ONE(MSR_AMD_TOP_MEM, "TOP_MEM", constant_read, same_write),
+    ONE(MSR_AMD_TOP_MEM2, "TOP_MEM2", constant_read, same_write),
+    ONE(MSR_AMD_NB_CFG, "NB_CFG", constant_read, same_write),
     ONE(MSR_AMD_DE_CFG, "DE_CFG", constant_read, same_write),
 };
 
@@ -360,7 +387,9 @@ static const struct {
     uint8_t reg, bit; /* reg: 0…3 = EAX, EBX, ECX, EDX */
 } features[] = {
     {MSR_TSC_ADJUST, MSR_TSC_ADJUST, 7, 1, 1},
-    {MSR_SPEC_CTRL, MSR_PRED_CMD, 7, 3, 26},
+    {MSR_SPEC_CTRL, MSR_PRED_CMD, 7, 3, 26},           /* Intel's */
+    {MSR_SPEC_CTRL, MSR_SPEC_CTRL, 0x80000008, 1, 14}, /* AMD's */
+    {MSR_PRED_CMD, MSR_PRED_CMD, 0x80000008, 1, 12},
     {MSR_MTRRCAP, MSR_MTRRCAP, 1, 3, 12},
     {MSR_ARCH_CAPABILITIES, MSR_ARCH_CAPABILITIES, 7, 3, 29},
     {MSR_SYSENTER_CS, MSR_SYSENTER_EIP, 1, 3, 11},

@@ -62,10 +62,11 @@ enum x86_sreg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR
 #define CR4_SMEP       (1u << 20)
 #define CR4_SMAP       (1u << 21)
 
-#define EFER_SCE (1u << 0)
-#define EFER_LME (1u << 8)
-#define EFER_LMA (1u << 10)
-#define EFER_NXE (1u << 11)
+#define EFER_SCE    (1u << 0)
+#define EFER_LME    (1u << 8)
+#define EFER_LMA    (1u << 10)
+#define EFER_NXE    (1u << 11)
+#define EFER_AIBRSE (1u << 21) /* AMD's automatic IBRS; kept, switches nothing */
 
 /* Exception vectors (SDM 3A table 6-1) */
 enum x86_exception {

@@ -119,7 +119,7 @@ static const char *bad_control(const struct vcpu *v)
     if ((v->cr4 & ~(uint64_t)CR4_KNOWN) || ((v->cr4 & CR4_PCIDE) && !long_mode) ||
         (long_mode && !(v->cr4 & CR4_PAE)))
         return "cr4";
-    if ((v->efer & ~(uint64_t)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)) ||
+    if ((v->efer & ~(uint64_t)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_AIBRSE)) ||
         long_mode != ((v->efer & EFER_LME) && paging))
         return "efer";
     if (v->cr3 >> v->platform->physical_address_bits)

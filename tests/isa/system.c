@@ -2,7 +2,7 @@
 /*
  * System instructions: SYSCALL and SYSENTER with their returns, SWAPGS, FSGSBASE, RDTSCP, XSAVE,
  * MSRs, what CR0, CR4, EFER and XCR0 refuse, compatibility mode (SDM 2; SDM 3A 2.5, 5.8.7; SDM 1
- * chapter 13). The processor is Intel's, where the vendors differ.
+ * chapter 13; AMD 24594). Where the vendors differ, what is wanted follows CPUID's.
  */
 #include "isa.h"
 
@@ -14,6 +14,7 @@ SNIPPET(syscall_op, "syscall");
 SNIPPET(landed, "nop");
 SNIPPET(sysretq_op, "sysretq");
 SNIPPET(sysretl_op, "sysretl");
+SNIPPET(sysretl_null_ss, "xor %edx, %edx\nmov %edx, %ss\nsysretl");
 SNIPPET(sysenter_op, "sysenter");
 SNIPPET(sysexitq_op, "sysexitq");
 SNIPPET(sysexitl_op, "sysexitl");
@@ -42,6 +43,7 @@ SNIPPET32(inc_32, ".byte 0x40"); /* INC EAX */
 SNIPPET32(push_32, "push %eax\npop %ecx");
 SNIPPET32(lahf_32, "mov %ds, %ecx\nmov (%ebx), %edx");
 SNIPPET32(syscall_32, "syscall");
+SNIPPET32(sysenter_32, "sysenter");
 
 static void test_syscall(void)
 {
@@ -67,8 +69,8 @@ static void test_syscall(void)
     want("vector", r.vector, VECTOR_DONE);
     want("rip", r.rip, user(landed) + 3);
     want("cs", r.cs, USER_CS);
-    want("ss", r.ss, USER_DS);
-    want("rflags", r.rflags, in | FLAG_NT); /* RF and VM are cleared (SDM 2B SYSRET) */
+    want("ss", r.ss, is_amd() ? USER_DS & ~3 : USER_DS); /* AMD: the RPL is that of STAR + 8 */
+    want("rflags", r.rflags, in | FLAG_NT);              /* RF and VM are cleared (SDM 2B SYSRET) */
     verdict("sysretq");
     r = (struct regs){.rcx = 0xffff800000000000 | user(inc_32), .r11 = 2, .rax = 0xff};
     run_kernel(&r, sysretl_op);
@@ -76,6 +78,18 @@ static void test_syscall(void)
     want("cs", r.cs, USER_CS32);
     want("eax", r.rax, 0x100);
     verdict("sysretl");
+    r = (struct regs){.rcx = user(push_32), .r11 = 2, .rax = 5};
+    r.rsp = user(isa_user_stack + 4096);
+    run_kernel(&r, sysretl_null_ss);
+    if (is_amd()) { /* base, limit and attributes of SS stay (24594, SYSRET) */
+        want_trap(&r, VECTOR_SS, 0, user(push_32));
+    } else {
+        want("vector", r.vector, VECTOR_DONE);
+        want("ecx", r.rcx, 5);
+        want("ss", r.ss, USER_DS);
+    }
+    want("cs", r.cs, USER_CS32);
+    verdict("sysret-ss");
     r = (struct regs){0};
     run_user(&r, sysretq_op);
     want_trap(&r, VECTOR_GP, 0, user(sysretq_op));
@@ -88,10 +102,45 @@ static void test_syscall(void)
     want_trap(&r, VECTOR_UD, 0, (u64)sysretq_op);
     write_msr(MSR_EFER, read_msr(MSR_EFER) | 1);
     verdict("syscall-without-sce");
-    r = (struct regs){0};
-    run_user32(&r, syscall_32); /* Intel: 64-bit code only (SDM 2B SYSCALL) */
-    want_trap(&r, VECTOR_UD, 0, user(syscall_32));
+    write_msr(MSR_CSTAR, (u64)landed);
+    r = (struct regs){.rflags = in};
+    run_user32(&r, syscall_32);
+    if (is_amd()) {
+        want("vector", r.vector, VECTOR_DONE);
+        want("rip", r.rip, (u64)landed + 3);
+        want("cs", r.cs, KERNEL_CS);
+        want("ss", r.ss, KERNEL_DS);
+        want("rcx", r.rcx, user(syscall_32) + 2);
+        want("r11", r.r11, in);
+        want("rflags", r.rflags, FLAG_ZF | FLAG_ID | 2);
+    } else { /* 64-bit code only (SDM 2B SYSCALL) */
+        want_trap(&r, VECTOR_UD, 0, user(syscall_32));
+    }
     verdict("syscall-in-compatibility-mode");
+}
+
+/* AMD: there are none in long mode (24594, SYSENTER, SYSEXIT). */
+static void test_no_sysenter(void)
+{
+    static const struct {
+        const char *name;
+        const u8 *code;
+    } t[] = {{"sysenter", sysenter_op}, {"sysexitq", sysexitq_op}, {"sysexitl", sysexitl_op}};
+    write_msr(MSR_SYSENTER_CS, KERNEL_CS);
+    write_msr(MSR_SYSENTER_EIP, (u64)landed);
+    for (unsigned n = 0; n < sizeof(t) / sizeof(t[0]); n++) {
+        struct regs r = {.rdx = user(landed), .rcx = user(isa_user_stack) + 2048};
+        run_kernel(&r, t[n].code);
+        want_trap(&r, VECTOR_UD, 0, (u64)t[n].code);
+        r = (struct regs){0};
+        run_user(&r, t[n].code);
+        want_trap(&r, VECTOR_UD, 0, user(t[n].code));
+        verdict(t[n].name);
+    }
+    struct regs r = {0};
+    run_user32(&r, sysenter_32);
+    want_trap(&r, VECTOR_UD, 0, user(sysenter_32));
+    verdict("sysenter-in-compatibility-mode");
 }
 
 static void test_sysenter(void)
@@ -109,6 +158,12 @@ static void test_sysenter(void)
     want("rsp", r.rsp, (u64)isa_kernel_stack + 2048);
     want("rflags", r.rflags, FLAG_CF | FLAG_DF | 2);
     verdict("sysenter");
+    r = (struct regs){.rflags = FLAG_CF};
+    run_user32(&r, sysenter_32);
+    want("vector", r.vector, VECTOR_DONE);
+    want("rip", r.rip, (u64)landed + 3);
+    want("cs", r.cs, KERNEL_CS);
+    verdict("sysenter-in-compatibility-mode");
     u64 stack = user(isa_user_stack) + 2048;
     r = (struct regs){.rdx = user(landed), .rcx = stack};
     run_kernel(&r, sysexitq_op);
@@ -192,7 +247,6 @@ static void test_msrs(void)
         {"none", MSR_NONE, 0},
         {"efer-reserved", MSR_EFER, 1ul << 63 | 0xd01},
         {"efer-lme", MSR_EFER, 0xc01},
-        {"tsc-aux-high", MSR_TSC_AUX, 1ul << 32},
         {"apic-base-reserved", 0x1b, 0xfee00b00},
         {"pat-type", 0x277, 0x0007040600070402},
         {"mtrr-def-type", 0x2ff, 0xc02},
@@ -204,7 +258,16 @@ static void test_msrs(void)
         want_trap(&r, VECTOR_GP, 0, (u64)wrmsr_op);
         verdict2("wrmsr/", t[n].name);
     }
-    struct regs r = {.rcx = MSR_NONE, .rax = 1, .rdx = 2};
+    struct regs r = {.rcx = MSR_TSC_AUX, .rax = 7, .rdx = 1};
+    run_kernel(&r, wrmsr_op);
+    if (is_amd()) { /* the upper half is not looked at */
+        want_done(&r);
+        want("tsc aux", read_msr(MSR_TSC_AUX), 7);
+    } else {
+        want_trap(&r, VECTOR_GP, 0, (u64)wrmsr_op);
+    }
+    verdict("wrmsr/tsc-aux-high");
+    r = (struct regs){.rcx = MSR_NONE, .rax = 1, .rdx = 2};
     run_kernel(&r, rdmsr_op);
     want_trap(&r, VECTOR_GP, 0, (u64)rdmsr_op);
     want("rax", r.rax, 1);
@@ -402,7 +465,10 @@ static void test_compatibility(void)
 void isa_main(const char *command_line)
 {
     test_syscall();
-    test_sysenter();
+    if (is_amd())
+        test_no_sysenter();
+    else
+        test_sysenter();
     test_bases();
     test_msrs();
     test_controls();

@@ -77,6 +77,12 @@ static void must(int err, const struct error *e)
     }
 }
 
+void x86_fixture_model(struct x86_fixture *f, const char *spec)
+{
+    struct error e = {0};
+    must(cpuid_model_build(&f->cpuid, spec, 1000000000, 1, &e), &e);
+}
+
 struct x86_fixture *x86_fixture_create(void)
 {
     struct error e = {0};
@@ -87,7 +93,7 @@ struct x86_fixture *x86_fixture_create(void)
     must(mem_add(&f->mem, "ram", GPA(0), FIXTURE_RAM, MEM_ANONYMOUS, false, &e), &e);
     must(mem_add(&f->mem, "rom", GPA(FIXTURE_ROM), MEM_PAGE_SIZE, MEM_ANONYMOUS, true, &e), &e);
     must(mem_add_listener(&f->mem, (struct mem_listener){code_written, f}), &e);
-    must(cpuid_model_build(&f->cpuid, "max", 1000000000, 1, &e), &e);
+    x86_fixture_model(f, "max,vendor=intel");
     msr_table_init(&f->msrs);
     f->platform = (struct x86_platform){.mem = &f->mem,
                                         .cpuid = &f->cpuid,

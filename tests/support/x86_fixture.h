@@ -40,7 +40,8 @@ struct x86_fixture {
     uint64_t code_writes, code_page;
 };
 
-struct x86_fixture *x86_fixture_create(void);
+struct x86_fixture *x86_fixture_create(void); /* the model is "max,vendor=intel" */
+void x86_fixture_model(struct x86_fixture *f, const char *spec); /* another one */
 void x86_fixture_destroy(struct x86_fixture *f);
 
 /* 64-bit mode with 4- or 5-level paging and empty tables. */

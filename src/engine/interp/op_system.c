@@ -2,6 +2,7 @@
 /* Segments, descriptor tables, far transfers, interrupts and flags at every privilege (SDM 2,
  * SDM 3A chapters 2, 5, 6). The rules are in x86/; here each instruction names its own. */
 #include "engine/interp/interp.h"
+#include "x86/cpuid.h"
 
 /* Most of these change what the run loop depends on: leave it, look up again. */
 
@@ -83,6 +84,13 @@ static const struct insn *pop_segment(struct vcpu *v, const struct insn *i)
     return next;
 }
 
+/* Far pointers in memory have an offset of 64 bits under REX.W on Intel's processors alone (SDM 2A
+ * CALL, JMP, LDS; AMD 24594 knows m16:16 and m16:32). */
+static unsigned far_offset_size(const struct vcpu *v, unsigned size)
+{
+    return size == 8 && cpuid_is_amd(v) ? 4 : size;
+}
+
 /* LDS LES LFS LGS LSS: offset, then selector. */
 static const struct insn *load_far_pointer(struct vcpu *v, const struct insn *i)
 {
@@ -92,15 +100,15 @@ static const struct insn *load_far_pointer(struct vcpu *v, const struct insn *i)
     uint8_t bytes[10] = {0};
     uint64_t offset = 0;
     uint16_t selector;
-    unsigned n = 0;
+    unsigned n = 0, size = far_offset_size(v, i->size);
 
     while (ops[n] != i->op)
         n++;
-    mem_read_bytes(v, i->seg, effective_address(v, i), bytes, i->size + 2u);
-    memcpy(&offset, bytes, i->size);
-    memcpy(&selector, bytes + i->size, 2);
+    mem_read_bytes(v, i->seg, effective_address(v, i), bytes, size + 2u);
+    memcpy(&offset, bytes, size);
+    memcpy(&selector, bytes + size, 2);
     x86_load_segment(v, (enum x86_sreg)sregs[n], selector);
-    reg_write(v, i->dst, offset, i->size);
+    reg_write(v, i->dst, offset, size);
     return insn_next_slow(v, i);
 }
 
@@ -114,7 +122,7 @@ static const struct insn *far_jump_or_call(struct vcpu *v, const struct insn *i)
 
     if (i->form == FORM_M) {
         uint64_t ea = effective_address(v, i);
-        size = i->size - 2u;
+        size = far_offset_size(v, i->size - 2u);
         mem_read_bytes(v, i->seg, ea, &offset, size); /* two accesses, as CR2 shows */
         mem_read_bytes(v, i->seg, ea + size, &selector, 2);
     } else { /* ptr16:16, ptr16:32; see bind.c for where the resolver put them */

@@ -279,5 +279,12 @@ static inline void cpuid(u32 leaf, u32 subleaf, u32 out[4])
                      : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
                      : "a"(leaf), "c"(subleaf));
 }
+/* The manuals differ here and there: AMD's processor, else as Intel's. */
+static inline bool is_amd(void)
+{
+    u32 r[4];
+    cpuid(0, 0, r);
+    return r[1] == 0x68747541 || r[1] == 0x6f677948; /* "Auth", "Hygo" */
+}
 
 #endif

@@ -38,7 +38,7 @@ static struct guest *g;
 static void *engine_vm;
 static struct msr_table msrs; /* empty: every MSR is #GP(0) */
 
-static int setup(void **state, int (*guest_setup)(void **))
+static int setup(void **state, int (*guest_setup)(void **), const char *model)
 {
     struct error e;
     if (guest_setup(state) != 0)
@@ -46,7 +46,7 @@ static int setup(void **state, int (*guest_setup)(void **))
     g = *state;
     msr_table_init(&msrs);
     g->platform.msrs = &msrs;
-    if (cpuid_model_build(&g->cpuid, "max", 1000000000, 1, &e) != 0 ||
+    if (cpuid_model_build(&g->cpuid, model, 1000000000, 1, &e) != 0 ||
         way->engine->vm_init(&g->platform, &engine_vm, &e) != 0 ||
         way->engine->vcpu_init(engine_vm, g->v, &e) != 0)
         return -1;
@@ -60,12 +60,17 @@ static int setup(void **state, int (*guest_setup)(void **))
 
 static int setup_long(void **state)
 {
-    return setup(state, guest_setup_long);
+    return setup(state, guest_setup_long, "max,vendor=intel");
+}
+
+static int setup_amd(void **state)
+{
+    return setup(state, guest_setup_long, "max,vendor=amd");
 }
 
 static int setup_protected(void **state)
 {
-    return setup(state, guest_setup_protected);
+    return setup(state, guest_setup_protected, "max,vendor=intel");
 }
 
 static int teardown(void **state)
@@ -475,6 +480,58 @@ static void returns_take_their_size_from_rex(void **state)
     assert_int_equal(v->rip, CODE + 0x201);
 }
 
+/* The same where SYSEXIT is not there and SYSRET changes no more of SS than the selector. */
+static void returns_of_amd(void **state)
+{
+    struct vcpu *v = g->v;
+    v->star = (uint64_t)(SEL_USER_CODE32 & ~3u) << 48;
+    v->gpr[RCX] = 0xff00000000 + CODE + 0x100;
+    v->gpr[R11] = FLAG_ONE;
+    code_at(CODE + 0x100, "\xcd\x80", 2);
+    assert_int_equal(RUN("\x0f\x07"), 0x80); /* SYSRET to compatibility mode */
+    assert_int_equal(frame(0), CODE + 0x102);
+    assert_int_equal(frame(1), SEL_USER_CODE32);
+    assert_int_equal(frame(4), (SEL_USER_CODE32 & ~3u) + 8);
+    guest_ring(g, 0, 64);
+    v->gpr[RCX] = CODE + 0x100;
+    v->gpr[R11] = FLAG_ONE;
+    assert_int_equal(RUN("\x48\x0f\x07"), 0x80);
+    assert_int_equal(frame(1), (SEL_USER_CODE32 & ~3u) + 16 + 3);
+    guest_ring(g, 0, 64);
+    v->sysenter_cs = SEL_CODE64;
+    assert_int_equal(RUN("\x0f\x35"), VECTOR_UD); /* SYSEXIT */
+    assert_int_equal(frame(0), CODE);
+    guest_ring(g, 0, 64);
+    assert_int_equal(RUN("\x0f\x34"), VECTOR_UD); /* SYSENTER */
+    assert_int_equal(frame(0), CODE);
+    guest_ring(g, 0, 64);
+    v->gpr[RCX] = 0x800000000000; /* the fetch at CPL 3 faults */
+    assert_int_equal(RUN("\x48\x0f\x07"), VECTOR_GP);
+    assert_int_equal(frame(0), 0);
+    assert_int_equal(frame(1), 0x800000000000);
+}
+
+/* AMD's far pointers in memory have no offset of 64 bits. */
+static void far_pointers_of_amd(void **state)
+{
+    struct vcpu *v = g->v;
+    v->gpr[RSI] = DATA;
+    guest_write(g, DATA, CODE + 0x200, 4);
+    guest_write(g, DATA + 4, SEL_CONFORMING, 2);
+    guest_write(g, DATA + 6, UINT32_MAX, 4);
+    code_at(CODE + 0x200, "\xf4", 1);
+    assert_int_equal(RUN("\x48\xff\x2e"), -1); /* REX.W JMP [RSI] */
+    assert_int_equal(v->seg[SEG_CS].selector, SEL_CONFORMING);
+    assert_int_equal(v->rip, CODE + 0x201);
+    assert_int_equal(RUN("\x48\xff\x1e"), -1); /* REX.W CALL [RSI]: two pushes of 32 bits */
+    assert_int_equal(v->gpr[RSP], GUEST_STACK - 8);
+    assert_int_equal(guest_read(g, GUEST_STACK - 8, 4), CODE + 3);
+    v->gpr[RAX] = UINT64_MAX;
+    guest_write(g, DATA + 4, 0, 2);
+    assert_int_equal(RUN("\x48\x0f\xb4\x06\xf4"), -1); /* REX.W LFS RAX, [RSI] */
+    assert_int_equal(v->gpr[RAX], CODE + 0x200);
+}
+
 static void non_canonical_operands_name_their_segment(void **state)
 {
     struct vcpu *v = g->v;
@@ -640,6 +697,7 @@ static int run_way(const struct CMUnitTest *tests, size_t count)
 int main(void)
 {
 #define LONG(f)      cmocka_unit_test_setup_teardown(f, setup_long, teardown)
+#define AMD(f)       cmocka_unit_test_setup_teardown(f, setup_amd, teardown)
 #define PROTECTED(f) cmocka_unit_test_setup_teardown(f, setup_protected, teardown)
     const struct CMUnitTest tests[] = {
         LONG(breakpoint_met_before_a_fault_is_forgotten),
@@ -658,6 +716,9 @@ int main(void)
         LONG(a_store_changes_the_next_instruction),
         LONG(near_branches_ignore_the_operand_size),
         LONG(returns_take_their_size_from_rex),
+        AMD(returns_of_amd),
+        AMD(far_pointers_of_amd),
+        AMD(system_call_traps_by_the_new_flag),
         LONG(non_canonical_operands_name_their_segment),
         LONG(stack_operands_use_the_right_rsp),
         LONG(results_of_32_bits_clear_the_upper_half),

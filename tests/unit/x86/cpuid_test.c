@@ -40,6 +40,83 @@ static void names(void **state)
     assert_int_equal(cpuid_spec_check("max,+x2apic", &e), -EINVAL);
     assert_int_equal(cpuid_spec_check("max,-x2api", &e), -EINVAL);
     assert_non_null(strstr(e.text, "'x2api'"));
+    assert_int_equal(cpuid_spec_check("max,Vendor=AMD,-LA57", &e), 0);
+    assert_int_equal(cpuid_spec_check("max,-LA57,vendor=intel", &e), 0);
+    assert_int_equal(cpuid_spec_check("max,vendor=via,-LA57", &e), -EINVAL);
+    assert_non_null(strstr(e.text, "'via'"));
+    assert_int_equal(cpuid_spec_check("max,vendor=", &e), -EINVAL);
+    assert_int_equal(cpuid_spec_check("max,vendor", &e), -EINVAL);
+    assert_int_equal(cpuid_spec_check("max,vendor=amd,vendor=amd", &e), -EINVAL);
+    assert_non_null(strstr(e.text, "twice"));
+}
+
+/* Leaves 0 and 1, and what only one vendor has. */
+static void intel(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create();
+    struct regs r = execute(f, 0, 0);
+    assert_memory_equal(&r.r[1], "GenuntelineI", 12); /* EBX, ECX, EDX */
+    assert_int_equal(execute(f, 1, 0).r[0] >> 8 & 0xf, 6);
+    assert_int_equal(execute(f, 4, 0).r[0] & 0x1f, 1);
+    r = execute(f, 0x80000000, 0);
+    assert_int_equal(r.r[0], 0x80000008);
+    assert_int_equal(r.r[1] | r.r[2] | r.r[3], 0);
+    assert_int_equal(execute(f, 0x80000001, 0).r[0], 0);
+    assert_true(cpuid_has(&f->cpuid, 7, 0, 3, 26) && cpuid_has(&f->cpuid, 7, 0, 3, 29));
+    x86_fixture_destroy(f);
+}
+
+static void amd(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create();
+    assert_int_equal(cpuid_model_build(&f->cpuid, "max,vendor=amd", 1000000000, 3, NULL), 0);
+    assert_true(f->cpuid.amd && f->cpuid.count < CPUID_ENTRIES_MAX);
+    struct regs r = execute(f, 0, 0);
+    assert_memory_equal(&r.r[1], "AuthcAMDenti", 12); /* EBX, ECX, EDX */
+    assert_memory_equal(execute(f, 0x80000000, 0).r + 1, r.r + 1, 12);
+    assert_int_equal(execute(f, 0x80000000, 0).r[0], 0x80000021);
+    assert_int_equal(execute(f, 1, 0).r[0] >> 8 & 0xf, 0xf); /* an extended family */
+    assert_int_equal(execute(f, 0x80000001, 0).r[0], execute(f, 1, 0).r[0]);
+    assert_int_equal(execute(f, 4, 0).r[0] | execute(f, 2, 0).r[0], 0);
+    assert_int_equal(execute(f, 7, 0).r[3] & (1u << 26 | 1u << 29), 0);
+    /* Three cores in a package of four APIC IDs; the L3 is theirs together. */
+    assert_int_equal(execute(f, 0x80000008, 0).r[2], 2u << 12 | 2);
+    assert_true(cpuid_has(&f->cpuid, 0x80000001, 0, 2, 1)); /* CmpLegacy */
+    f->v.id = 2;
+    r = execute(f, 0x8000001e, 0);
+    assert_int_equal(r.r[0], 2);
+    assert_int_equal(r.r[1], 2);
+    assert_int_equal(r.r[2] | r.r[3], 0);
+    for (unsigned i = 0; i < 4; i++) {
+        static const uint64_t sizes[] = {32 << 10, 32 << 10, 1 << 20, 8 << 20};
+        r = execute(f, 0x8000001d, i);
+        uint64_t ways = (r.r[1] >> 22) + 1, line = (r.r[1] & 0xfff) + 1;
+        assert_int_equal(ways * line * (r.r[2] + 1), sizes[i]);
+        assert_int_equal(r.r[0] >> 14, i == 3 ? 2 : 0); /* those who share it, less one */
+    }
+    assert_int_equal(execute(f, 0x8000001d, 4).r[0], 0);
+    assert_int_equal(execute(f, 0x8000000a, 0).r[0], 0); /* SVM */
+    x86_fixture_model(f, "max,vendor=amd,-TopologyExtensions");
+    assert_int_equal(execute(f, 0x8000001d, 0).r[0] | execute(f, 0x8000001e, 0).r[0], 0);
+    x86_fixture_destroy(f);
+}
+
+/* Without vendor= the model is of the host's, and its signature the host's; "base" has its own. */
+static void host_vendor(void **state)
+{
+    struct cpuid_model m, same;
+    struct regs host;
+    __cpuid(0, host.r[0], host.r[1], host.r[2], host.r[3]);
+    assert_int_equal(cpuid_model_build(&m, "max", 1000000000, 1, NULL), 0);
+    assert_int_equal(m.entries[0].leaf, 0);
+    assert_memory_equal(&m.entries[0].ebx, &host.r[1], 12);
+    for (unsigned other = 0; other < 2; other++) {
+        const char *spec = other ? "max,vendor=amd" : "max,vendor=intel";
+        assert_int_equal(cpuid_model_build(&same, spec, 1000000000, 1, NULL), 0);
+        assert_int_equal(same.amd, other);
+        if (same.entries[0].ebx == host.r[1])
+            assert_memory_equal(same.entries, m.entries, sizeof(m.entries[0]) * m.count);
+    }
 }
 
 static void without(void **state)
@@ -83,33 +160,33 @@ static void msrs(void **state)
 {
     static const struct {
         uint32_t index;
-        const char *spec;
+        const char *with, *without;
     } cases[] = {
-        {MSR_TSC_ADJUST, "max,-TSC_ADJUST"},
-        {MSR_PAT, "max,-PAT"},
-        {0x48, "max,-IBRS/IBPB"},
-        {0x10a, "max,-ARCH_CAPABILITIES"},
-        {MSR_SYSENTER_EIP, "max,-SEP"},
-        {MSR_MTRR_DEF_TYPE, "max,-MTRR"},
-        {0x179, "max,-MCA"},
-        {MSR_TSC_AUX, "max,-RDTSCP,-RDPID"},
+        {MSR_TSC_ADJUST, "max", "max,-TSC_ADJUST"},
+        {MSR_PAT, "max", "max,-PAT"},
+        {0x48, "max,vendor=intel", "max,vendor=intel,-IBRS/IBPB"},
+        {0x48, "max,vendor=amd", "max,-ibrs,vendor=amd"},
+        {0x10a, "max,vendor=intel", "max,vendor=intel,-ARCH_CAPABILITIES"},
+        {MSR_SYSENTER_EIP, "max", "max,-SEP"},
+        {MSR_MTRR_DEF_TYPE, "max", "max,-MTRR"},
+        {0x179, "max", "max,-MCA"},
+        {MSR_TSC_AUX, "max", "max,-RDTSCP,-RDPID"},
     };
     struct x86_fixture *f = x86_fixture_create();
     uint64_t value;
     for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        assert_int_equal(cpuid_model_build(&f->cpuid, "max", 1000000000, 1, NULL), 0);
+        x86_fixture_model(f, cases[i].with);
         assert_true(msr_read(&f->v, cases[i].index, &value));
-        assert_int_equal(cpuid_model_build(&f->cpuid, cases[i].spec, 1000000000, 1, NULL), 0);
+        x86_fixture_model(f, cases[i].without);
         assert_false(msr_read(&f->v, cases[i].index, &value));
         assert_false(msr_write(&f->v, cases[i].index, value));
     }
-    assert_int_equal(cpuid_model_build(&f->cpuid, "max,-RDTSCP", 1000000000, 1, NULL), 0);
+    x86_fixture_model(f, "max,-RDTSCP");
     assert_true(msr_read(&f->v, MSR_TSC_AUX, &value));
     x86_fixture_destroy(f);
 }
 
-/* Every feature offered is in the table; a host feature is one of the host's. */
-static void features_are_of_the_table(void **state)
+static void check_features(struct x86_fixture *f)
 {
     static const struct {
         uint32_t leaf, subleaf;
@@ -118,8 +195,7 @@ static void features_are_of_the_table(void **state)
     } words[] = {{1, 0, 2, 0},          {1, 0, 3, 1u << 28},   {7, 0, 1, 0},
                  {7, 0, 2, 0},          {7, 0, 3, 0},          {7, 1, 0, 0},
                  {0xd, 1, 0, 0},        {0x80000001, 0, 2, 0}, {0x80000001, 0, 3, 0x0183f3ff},
-                 {0x80000007, 0, 3, 0}, {0x40000001, 0, 0, 0}};
-    struct x86_fixture *f = x86_fixture_create();
+                 {0x80000007, 0, 3, 0}, {0x80000008, 0, 1, 0}, {0x40000001, 0, 0, 0}};
     for (unsigned w = 0; w < sizeof(words) / sizeof(words[0]); w++) {
         uint32_t left = execute(f, words[w].leaf, words[w].subleaf).r[words[w].reg];
         struct regs host = {{0}};
@@ -137,6 +213,15 @@ static void features_are_of_the_table(void **state)
         }
         assert_int_equal(left & ~words[w].other, 0);
     }
+}
+
+/* Every feature offered is in the table; a host feature is one of the host's. */
+static void features_are_of_the_table(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create();
+    check_features(f);
+    x86_fixture_model(f, "max,vendor=amd");
+    check_features(f);
     x86_fixture_destroy(f);
 }
 
@@ -187,11 +272,11 @@ static void masked_and_offered(void **state)
     x86_fixture_destroy(f);
 }
 
-static void base_is_x86_64_v3(void **state)
+static void check_base(const char *spec)
 {
     struct cpuid_model m;
     struct error e = {0};
-    int err = cpuid_model_build(&m, "base", 1000000000, 1, &e);
+    int err = cpuid_model_build(&m, spec, 1000000000, 1, &e);
     if (err == -ENOTSUP) {
         assert_non_null(strstr(e.text, "base"));
         return;
@@ -208,6 +293,13 @@ static void base_is_x86_64_v3(void **state)
     assert_false(cpuid_has(&m, 7, 0, 1, 19)); /* ADX */
     assert_int_equal(m.xcr0_supported, XCR0_X87 | XCR0_SSE | XCR0_AVX);
     assert_int_equal(m.xsave_size, 832);
+}
+
+static void base_is_x86_64_v3(void **state)
+{
+    check_base("base");
+    check_base("base,vendor=intel");
+    check_base("base,vendor=amd");
 }
 
 static void xsave_sizes(void **state)
@@ -256,10 +348,11 @@ static void what_the_vcpu_changes(void **state)
 
 static void out_of_range(void **state)
 {
-    static const uint32_t beyond[] = {0xe, 0x15, 0x3fffffff, 0x80000009, 0x8fffffff, 0xffffffff};
+    static const uint32_t beyond[] = {0xe, 0x15, 0x3fffffff, 0x80000022, 0x8fffffff, 0xffffffff};
     struct x86_fixture *f = x86_fixture_create();
     for (int amd = 0; amd < 2; amd++) {
-        f->cpuid.amd = amd;
+        if (amd)
+            x86_fixture_model(f, "max,vendor=amd");
         struct regs top = execute(f, f->cpuid.max_basic, 0), none = {{0}};
         for (unsigned i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++) {
             struct regs r = execute(f, beyond[i], 0);
@@ -279,6 +372,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names),
+        cmocka_unit_test(intel),
+        cmocka_unit_test(amd),
+        cmocka_unit_test(host_vendor),
         cmocka_unit_test(without),
         cmocka_unit_test(needs),
         cmocka_unit_test(msrs),

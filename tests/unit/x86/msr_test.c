@@ -11,14 +11,34 @@
 
 #include "x86_fixture.h"
 
-/* Values taken and refused: a table of every register with a rule. */
+/* Values taken and refused. */
+struct rule {
+    uint32_t index;
+    uint64_t value;
+    bool good;
+};
+
+static void check_rules(struct x86_fixture *f, const struct rule *rules, size_t count)
+{
+    for (const struct rule *r = rules; r < rules + count; r++) {
+        uint64_t before = 0, after = 0;
+        bool readable = msr_read(&f->v, r->index, &before);
+        if (msr_write(&f->v, r->index, r->value) != r->good)
+            fail_msg("MSR %#x = %#llx", r->index, (unsigned long long)r->value);
+        if (!readable)
+            continue;
+        assert_true(msr_read(&f->v, r->index, &after));
+        if (!r->good)
+            assert_int_equal(after, before);
+        else if (r->index != 0x8b)
+            assert_int_equal(after, r->value);
+    }
+}
+
+/* Every register with a rule. */
 static void rules(void **state)
 {
-    static const struct {
-        uint32_t index;
-        uint64_t value;
-        bool good;
-    } cases[] = {
+    static const struct rule cases[] = {
         {MSR_LSTAR, 0xffffffff81000000, true},
         {MSR_LSTAR, 0x00ffffffffffffff, true}, /* canonical in 57 bits */
         {MSR_LSTAR, 0x01ffffffffffffff, false},
@@ -70,20 +90,58 @@ static void rules(void **state)
         {0x12345, 0, false},
     };
     struct x86_fixture *f = x86_fixture_create();
-    for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        uint64_t before = 0, after = 0;
-        bool readable = msr_read(&f->v, cases[i].index, &before);
-        if (msr_write(&f->v, cases[i].index, cases[i].value) != cases[i].good)
-            fail_msg("MSR %#x = %#llx", cases[i].index, (unsigned long long)cases[i].value);
-        if (readable)
-            assert_true(msr_read(&f->v, cases[i].index, &after));
-        if (!cases[i].good)
-            assert_int_equal(after, before);
-        else if (readable && cases[i].index != 0x8b)
-            assert_int_equal(after, cases[i].value);
-    }
+    check_rules(f, cases, sizeof(cases) / sizeof(cases[0]));
     assert_int_equal(f->msrs.unknown_writes, 2);
     assert_int_equal(f->msrs.unknown_reads, 2);
+    x86_fixture_destroy(f);
+}
+
+/* Those of one vendor, and of both with other rules. */
+static void rules_of_amd(void **state)
+{
+    static const struct rule cases[] = {
+        {0x48, 1, true}, /* SPEC_CTRL: IBRS */
+        {0x48, 8, false},
+        {0x49, 1, true},                  /* PRED_CMD: IBPB */
+        {0x8b, 0, true},                  /* PATCH_LEVEL */
+        {0xc0010010, 0, true},            /* SYSCFG */
+        {0xc0010010, 1u << 21, false},    /* MtrrTom2En */
+        {0xc0010015, 1u << 24 | 1, true}, /* HWCR: TscFreqSel, SmmLock */
+        {0xc0010015, 0, false},           /* ... are as firmware has left them */
+        {0xc001001a, 0, true},            /* TOP_MEM */
+        {0xc001001d, 0, true},            /* TOP_MEM2 */
+        {0xc001001f, 1ull << 46, true},   /* NB_CFG: EnableCf8ExtCfg */
+        {0xc001001f, 0, false},           /* ... always */
+        {0xc0011029, 1u << 1, true},      /* DE_CFG: LFENCE serializes */
+        {0xc0011029, 0, false},           /* ... always */
+        {MSR_EFER, EFER_AIBRSE, true},    /* automatic IBRS */
+        {MSR_EFER, 1u << 13, false},      /* LMSLE */
+        {MSR_SYSENTER_EIP, 0x1234, true}, /* of 32 bits: see below */
+        {MSR_MISC_ENABLE, 1, false},      /* from here on Intel's alone */
+        {0x10a, CPUID_ARCH_CAPABILITIES, false},
+    };
+    static const uint32_t absent[] = {0x17, 0x3a, 0x10a, MSR_MISC_ENABLE};
+    static const uint32_t absent_on_intel[] = {0xc0010010, 0xc0010015, 0xc001001a,
+                                               0xc001001d, 0xc001001f, 0xc0011029};
+    struct x86_fixture *f = x86_fixture_create();
+    uint64_t value;
+    for (unsigned i = 0; i < 6; i++)
+        assert_false(msr_read(&f->v, absent_on_intel[i], &value));
+    for (unsigned i = 0; i < 4; i++)
+        assert_true(msr_read(&f->v, absent[i], &value));
+    assert_false(msr_write(&f->v, MSR_EFER, EFER_AIBRSE));
+    assert_false(msr_write(&f->v, MSR_SYSENTER_ESP, 1ull << 63));
+    assert_false(msr_write(&f->v, MSR_TSC_AUX, 1ull << 32));
+    x86_fixture_model(f, "max,vendor=amd");
+    for (unsigned i = 0; i < 4; i++)
+        assert_false(msr_read(&f->v, absent[i], &value));
+    check_rules(f, cases, sizeof(cases) / sizeof(cases[0]));
+    /* Upper halves that the processor does not have are not looked at. */
+    static const uint32_t halves[] = {MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_TSC_AUX};
+    for (unsigned i = 0; i < 3; i++) {
+        assert_true(msr_write(&f->v, halves[i], 0x8000000012345678));
+        assert_true(msr_read(&f->v, halves[i], &value) && value == 0x12345678);
+    }
     x86_fixture_destroy(f);
 }
 
@@ -155,9 +213,8 @@ static void registration(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rules),
-        cmocka_unit_test(efer_rules),
-        cmocka_unit_test(tsc_and_adjust),
+        cmocka_unit_test(rules),        cmocka_unit_test(rules_of_amd),
+        cmocka_unit_test(efer_rules),   cmocka_unit_test(tsc_and_adjust),
         cmocka_unit_test(registration),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

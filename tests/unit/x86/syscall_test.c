@@ -28,7 +28,7 @@ static int setup(void **state)
 
 static void be_amd(struct guest *g)
 {
-    g->cpuid.entries[0].ebx = 0x68747541;
+    g->cpuid.amd = true;
 }
 
 static void check_flat(const struct vcpu *v, uint16_t cs, uint16_t ss, unsigned cpl, bool is64)
@@ -91,6 +91,31 @@ static void test_sysret(void **state)
     check_flat(v, 0x33, 0x3b, 3, false);
     guest_ring(g, 0, 32);
     GUEST_RAISES(g, x86_sysret(v, 4), VECTOR_UD, -1);
+}
+
+/* AMD's changes the selector of SS alone, and gives it the RPL that MSR_STAR says. */
+static void test_sysret_amd(void **state)
+{
+    struct guest *g = *state;
+    struct vcpu *v = g->v;
+    be_amd(g);
+    v->star = 0x30ull << 48;
+    v->gpr[RCX] = 0x5000;
+    v->gpr[R11] = FLAG_ONE;
+    struct x86_segment before = v->seg[SEG_SS];
+    GUEST_RUNS(g, x86_sysret(v, 8));
+    assert_int_equal(v->cpl, 3);
+    assert_int_equal(v->seg[SEG_CS].selector, 0x43);
+    assert_int_equal(v->seg[SEG_SS].selector, 0x38);
+    assert_int_equal(v->seg[SEG_SS].attributes, before.attributes);
+    assert_int_equal(v->seg[SEG_SS].limit, before.limit);
+    /* From 32-bit code RFLAGS is not R11's. */
+    guest_ring(g, 0, 32);
+    v->rflags = FLAG_ONE | FLAG_CF;
+    GUEST_RUNS(g, x86_sysret(v, 4));
+    assert_int_equal(v->rflags, FLAG_ONE | FLAG_CF | FLAG_IF);
+    guest_ring(g, 3, 32);
+    GUEST_RAISES(g, x86_sysret(v, 4), VECTOR_GP, 0);
 }
 
 static void test_sysret_not_canonical(void **state)
@@ -170,10 +195,15 @@ static void test_protected(void **state)
     GUEST_RUNS(g, x86_sysret(v, 4));
     assert_int_equal(v->rip, 0x5002);
     assert_int_equal(v->rflags, FLAG_ONE | FLAG_IF);
-    check_flat(v, 0x33, 0x3b, 3, false);
+    assert_int_equal(v->cpl, 3);
+    assert_int_equal(v->seg[SEG_CS].selector, 0x33);
+    assert_int_equal(v->seg[SEG_SS].selector, 0x3b);
     v->cr0 &= ~(uint64_t)CR0_PE;
     GUEST_RAISES(g, x86_sysenter(v), VECTOR_GP, 0);
     GUEST_RAISES(g, x86_syscall(v, 0), VECTOR_UD, -1);
+    GUEST_RAISES(g, x86_sysret(v, 4), VECTOR_GP, 0);
+    g->cpuid.amd = false;
+    GUEST_RAISES(g, x86_sysret(v, 4), VECTOR_UD, -1);
 }
 
 #define TEST(f)      cmocka_unit_test_setup_teardown(f, setup, guest_teardown)
@@ -182,9 +212,9 @@ static void test_protected(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_syscall),        TEST(test_syscall_compatibility), TEST(test_sysret),
-        TEST(test_sysenter),       TEST(test_sysret_not_canonical),  TEST(test_sysexit),
-        PROTECTED(test_protected),
+        TEST(test_syscall),    TEST(test_syscall_compatibility), TEST(test_sysret),
+        TEST(test_sysenter),   TEST(test_sysret_not_canonical),  TEST(test_sysexit),
+        TEST(test_sysret_amd), PROTECTED(test_protected),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
