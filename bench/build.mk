@@ -25,3 +25,9 @@ $(BENCH_BIN)/bench-exec-static: $(BUILD)/bench/guest/exec.o
 $(BENCH_BIN)/bench-exec: $(BUILD)/bench/guest/exec.o
 	@mkdir -p $(@D)
 	$(BENCH_CC) -no-pie -o $@ $<
+
+# What bench/smp compares with.
+BENCH_DEPS += $(BENCH_BIN)/compute
+$(BENCH_BIN)/compute: bench/compute.c tests/smp/lib/compute.h
+	@mkdir -p $(@D)
+	$(BENCH_CC) -O2 -D_GNU_SOURCE $(WARN) -Itests/smp/lib -o $@ $< -lpthread

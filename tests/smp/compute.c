@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Independent work on each of `cpus` processors, for bench/smp: the same digest from each, and the
  * TSC ticks that all of them together took. */
+#include "compute.h"
 #include "smp.h"
 
 static u64 turns, digest[SMP_CPUS];
@@ -8,14 +9,7 @@ static u32 table[SMP_CPUS][1024] __attribute__((aligned(4096)));
 
 static void work(unsigned id)
 {
-    u64 h = 0x9e3779b97f4a7c15ul;
-    for (u64 n = 0; n < turns; n++) {
-        h = (h ^ n) * 0xff51afd7ed558ccdul;
-        h ^= h >> 33;
-        table[id][h & 1023] += (u32)h;
-        h += table[id][n & 1023];
-    }
-    digest[id] = h;
+    digest[id] = compute(table[id], turns);
 }
 
 static u64 ticks(void)
