@@ -36,7 +36,7 @@
 
 #define BT_VCPUS_MAX     64
 #define BT_JUMPS         4096u /* of each reach */
-#define BT_TOKENS        1024u
+#define BT_TOKENS        4096u
 #define BT_UNIT_INSNS    48u
 #define BT_UNIT_BYTES    (32u << 10) /* the most that one unit can need */
 #define BT_HASH_BITS     18          /* about as many buckets as there is room for units */
@@ -118,7 +118,7 @@ struct bt_unit {
 struct bt_page {
     uint64_t physical, linear;
     uint8_t key;
-    uint32_t token;                   /* never 0 */
+    uint32_t token; /* never 0; the same for all keys that fetch alike */
     uint64_t generation;              /* moves with each write */
     bool marked;                      /* MEM_PAGE_CODE was set for it since */
     struct bt_unit *units, *crossers; /* that begin here; whose second page it is */
@@ -249,6 +249,7 @@ struct bt_local {
 #define VCPU_OFFSET(member) ((uint32_t)offsetof(struct vcpu, member))
 
 _Static_assert(sizeof(struct bt_jump) == 16, "BT_JUMP_MASK is of offsets");
+_Static_assert(BT_TOKENS <= BT_JUMPS, "forget_log takes the index of either by one mask");
 _Static_assert(sizeof(struct bt_local) <= VCPU_ENGINE_LOCAL, "bt_local has outgrown its place");
 
 /* Arithmetic flags as LAHF and SETO AL leave them in AX. */
