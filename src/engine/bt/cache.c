@@ -619,7 +619,8 @@ void bt_scatter(struct vcpu *v, struct bt_unit *u, uint64_t rip)
     vm->scattered[i / 64] |= (uint64_t)1 << i % 64;
     kill_unit(vm, u); /* to be made again */
     interp_unlock_code(vm->interp);
-    bt_jump_forget(v, u->rip);
+    unsigned at = bt_jump_index(u->rip); /* under its own reach, not that of now */
+    jump_empty(&bt_local(v)->jumps[u->key & BT_KEY_REACH][at], at);
     found_at(v, u->rip, (u->physical & MEM_PAGE_MASK) | u->key | BT_FOUND_VALID)->where = 0;
 }
 

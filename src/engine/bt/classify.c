@@ -311,6 +311,10 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
                (key & BT_KEY_REACH) != REACH_USER) {
         i->kind = zi->mnemonic == ZYDIS_MNEMONIC_CLI ? KIND_CLI : KIND_STI;
         return;
+    } else if ((zi->mnemonic == ZYDIS_MNEMONIC_CLAC || zi->mnemonic == ZYDIS_MNEMONIC_STAC) &&
+               (key & BT_KEY_REACH) != REACH_USER) {
+        i->kind = KIND_SMAP;
+        return;
     } else {
         i->kind = goes_on(zi) || touches_vector(i) ? KIND_SITE : KIND_SITE_END;
     }

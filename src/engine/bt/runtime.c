@@ -99,7 +99,8 @@ bool bt_may_run(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
     uint32_t requests = vcpu_requests(v);
-    if (is_pending(v, requests) || !v->code64 || v->reach == REACH_USER_ALIGNED ||
+    bool middle = v->cpl == 1 || v->cpl == 2; /* a supervisor to data, and not to STAC or SWAPGS */
+    if (is_pending(v, requests) || !v->code64 || v->reach == REACH_USER_ALIGNED || middle ||
         interp_needs_attention(v) ||
         (l->vm->counting && v->counters.instructions >= l->count_limit))
         return false;
@@ -224,7 +225,7 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     /* Not the generation at the start: the interpreter may have served, and cleared, the request
      * that says that units have gone. */
     if (X86_LIKELY(l->generation == atomic_load(&l->vm->generation) && s->resume != NULL &&
-                   v->rip == next && bt_key(v) == s->from->key &&
+                   v->rip == next && bt_key(v) == s->key &&
                    l->fetch_generation == v->tlb.fetch_generation) &&
         bt_may_run(v)) {
         l->flags = bt_flags_of(v->rflags);

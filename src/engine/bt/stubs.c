@@ -215,7 +215,7 @@ static uint8_t *make_unpaired(struct emit *e, const struct bt_stubs *stubs, unsi
 static uint8_t *make_underflow(struct emit *e, const struct bt_stubs *stubs, unsigned reach)
 {
     uint8_t *start = e->at;
-    put_rsp(e, 0x8b, LOCAL_OFFSET(returns_base));
+    put_rsp(e, 0x8b, BT_RETURNS_OFFSET(reach, base));
     emit_jmp_to(e, stubs->unpaired[reach]);
     return start;
 }
