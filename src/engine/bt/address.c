@@ -285,7 +285,8 @@ static struct span span_of(const struct translation *t, const struct tr_address 
     if (!may_share(t, a))
         return s;
     for (const struct bt_insn *i = t->i; i < t->s->insns + t->s->count; i++) {
-        if (i->kind == KIND_SITE || i->kind == KIND_SITE_END || i->kind == KIND_SMAP)
+        if (i->kind == KIND_SITE || i->kind == KIND_SITE_END || i->kind == KIND_SMAP ||
+            i->kind == KIND_STRING)
             break;
         extend_by(t, &s, i);
         if (!moves_by(i, a, &by))

@@ -81,6 +81,7 @@ struct bt_site {
     uint64_t rip;
     const uint8_t *resume; /* exec alias; NULL: the unit ends here */
     uint8_t key;           /* the unit's, with the reach of this place */
+    bool string;           /* what the string stub did not serve */
     uint8_t *patch;        /* where the code holds the site's address */
 };
 
@@ -126,6 +127,8 @@ struct bt_page {
     struct bt_page *next;
 };
 
+enum bt_string { BT_STOS, BT_MOVS, BT_STRINGS };
+
 /* Common code, exec alias. */
 struct bt_stubs {
     void (*enter)(struct vcpu *v, const uint8_t *code);
@@ -136,6 +139,9 @@ struct bt_stubs {
     uint8_t *unpaired[TLB_FAST_REACHES];  /* a RET to S0 that its CALL does not expect */
     uint8_t *underflow[TLB_FAST_REACHES]; /* a RET to S0 without a CALL on the return stack */
     uint8_t *check[TLB_FAST_REACHES][2];  /* by reach and write */
+    /* REP STOS and MOVS, called with S1 = the site, by log2 of the element's size: within a page
+     * of each operand at once; or the site's way. */
+    uint8_t *strings[TLB_FAST_REACHES][BT_STRINGS][4];
 };
 
 struct bt_vm {

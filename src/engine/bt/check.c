@@ -246,11 +246,43 @@ static bool what_rule(struct check *c, const struct check_state *s, unsigned tab
            check_fail(c, "check: a read for a write, or the other way round");
 }
 
+/* Which of the string stubs of this reach, or not at all. */
+static bool is_string_stub(const struct check *c, const uint8_t *to)
+{
+    for (unsigned kind = 0; kind < BT_STRINGS; kind++)
+        for (unsigned size = 0; size < 4; size++)
+            if (to == c->vm->stubs.strings[c->reach][kind][size])
+                return true;
+    return false;
+}
+
+/* It comes back to where the site resumes, or goes the site's way. */
+static bool string_call(struct graph *g, const struct check_insn *i, const struct check_state *s)
+{
+    struct check *c = &g->c;
+    struct check_state after = *s;
+    if (s->depth != 0)
+        return check_fail(c, "rsp: pushes at a call");
+    if (s->returned != CHECK_NOT_RETURNED)
+        return check_fail(c, "return: neither goes on nor looks up");
+    if (!check_mapped(c, s))
+        return check_fail(c, "crossing: the page's mapping was not compared");
+    if (!site_rule(c, s))
+        return false;
+    if (c->u->sites[s->r[S1].n].resume != bt_exec(c->vm, next_of(i)))
+        return check_fail(c, "site: a string that goes on elsewhere");
+    after.room = after.said_ret = after.marked = false;
+    check_forget(&after);
+    return flow(g, next_of(i), &after);
+}
+
 /* The check stub of the unit's reach. It comes back with the guest's registers. */
 static bool stub_call(struct graph *g, const struct check_insn *i, const struct check_state *s)
 {
     struct check *c = &g->c;
     const unsigned reach = c->reach;
+    if (is_string_stub(c, target_of(i)))
+        return string_call(g, i, s);
     if (target_of(i) != c->vm->stubs.check[reach][0] &&
         target_of(i) != c->vm->stubs.check[reach][1])
         return check_fail(c, "flow: a call of something else than the check stub");

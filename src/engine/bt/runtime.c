@@ -205,6 +205,14 @@ const uint8_t *bt_do_find(struct vcpu *v, uint64_t target)
     return go_on(v);
 }
 
+/* The stub looks in the table, which strings alone would not fill. */
+static void fill_for_strings(struct vcpu *v, uint64_t to, uint64_t from)
+{
+    enum tlb_reach reach = (enum tlb_reach)v->reach;
+    tlb_fast_fill(v, reach, to, 1, true, true);
+    tlb_fast_fill(v, reach, from, 1, false, true);
+}
+
 const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
 {
     struct bt_local *l = bt_local(v);
@@ -215,8 +223,11 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     merge_flags(v);
     v->rip = s->rip;
     if (s->insn.exec != NULL) {
+        uint64_t to = v->gpr[RDI], from = v->gpr[RSI];
         l->counters.light++;
         s->insn.exec(v, &s->insn);
+        if (s->string)
+            fill_for_strings(v, to, from);
         v->counters.instructions += l->vm->counting;
     } else {
         bt_vector_save(v);

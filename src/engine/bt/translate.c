@@ -263,7 +263,8 @@ void tr_ret(struct translation *t)
     t->done = true;
 }
 
-void tr_site(struct translation *t, const struct bt_insn *i, bool ends)
+/* S1 = the record of the site; the flags are saved. */
+static struct bt_site *put_site(struct translation *t, const struct bt_insn *i)
 {
     struct bt_site *s = &t->s->sites[t->site_count++];
     tr_save_flags(t);
@@ -275,15 +276,36 @@ void tr_site(struct translation *t, const struct bt_insn *i, bool ends)
     EMIT(&t->e, 0x49, 0xbb); /* mov $s, %r11 */
     emit_u64(&t->e, (uint64_t)(t->site_count - 1));
     s->patch = t->e.at - 8;
-    emit_jmp_to(&t->e, t->vm->stubs.site);
-    if (ends) {
-        t->done = true;
-        return;
-    }
+    return s;
+}
+
+static void put_resume(struct translation *t, struct bt_site *s)
+{
     s->resume = bt_exec(t->vm, t->e.at);
     tr_forget(t);
     t->host = false;
     t->saved = true;
+}
+
+void tr_site(struct translation *t, const struct bt_insn *i, bool ends)
+{
+    struct bt_site *s = put_site(t, i);
+    emit_jmp_to(&t->e, t->vm->stubs.site);
+    if (ends)
+        t->done = true;
+    else
+        put_resume(t, s);
+}
+
+void tr_string(struct translation *t, const struct bt_insn *i)
+{
+    static const uint8_t log2_of[9] = {[1] = 0, [2] = 1, [4] = 2, [8] = 3};
+    const ZydisDecodedOperand *o = &i->full.operands[0]; /* ES:RDI */
+    enum bt_string kind = i->full.operands[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? BT_MOVS : BT_STOS;
+    struct bt_site *s = put_site(t, i);
+    s->string = true;
+    emit_call_to(&t->e, t->vm->stubs.strings[t->reach][kind][log2_of[o->size / 8]]);
+    put_resume(t, s);
 }
 
 /* ---- the seldom run part ---- */
@@ -649,6 +671,12 @@ static void emit_insn(struct translation *t)
     case KIND_SITE_END:
         tr_site(t, t->i, t->i->kind == KIND_SITE_END);
         return; /* counts itself */
+    case KIND_STRING:
+        if (t->vm->counting) /* each iteration, which the interpreter does */
+            tr_site(t, t->i, false);
+        else
+            tr_string(t, t->i);
+        return;
     case KIND_SKIP:
         break;
     case KIND_COPY:

@@ -26,7 +26,8 @@ enum bt_kind {
     KIND_SWAPGS,
     KIND_PUSHF,
     KIND_CLD,
-    KIND_SMAP, /* STAC, CLAC */
+    KIND_SMAP,   /* STAC, CLAC */
+    KIND_STRING, /* REP STOS, REP MOVS: a stub, or the interpreter; and the unit goes on */
 };
 
 struct bt_insn {
@@ -199,6 +200,7 @@ void tr_call(struct translation *t, uint64_t target);
 void tr_call_indirect(struct translation *t);
 void tr_ret(struct translation *t); /* to S0; the flags have been saved */
 void tr_site(struct translation *t, const struct bt_insn *i, bool ends);
+void tr_string(struct translation *t, const struct bt_insn *i);
 /* Guest register into a host register, and back. */
 void tr_get(struct translation *t, unsigned host, unsigned guest);
 void tr_put(struct translation *t, unsigned guest, unsigned host);
