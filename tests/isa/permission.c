@@ -275,6 +275,61 @@ static void test_dirty(void)
     verdict("accessed-and-dirty");
 }
 
+SNIPPET(stac_read_clac, "stac; mov (%rbx), %eax; clac");
+SNIPPET(stac_clac_read, "stac; mov (%rbx), %eax; clac" AT(behind_clac) "mov (%rbx), %ecx");
+SNIPPET(clac_read, "clac" AT(first_clac) "mov (%rbx), %eax");
+SNIPPET(twice, "stac; stac; mov (%rbx), %eax; clac; clac; stac; mov (%rbx), %ecx");
+SNIPPET(callees, "call 1f; mov (%rbx), %eax; call 2f; jmp 3f;"
+                 "1: stac; ret;"
+                 "2: mov (%rbx), %ecx; clac; ret; 3:" AT(behind_callees) "mov (%rbx), %edx");
+SNIPPET(calls_within, "stac; call 1f; clac; call 2f; jmp 3f;"
+                      "1: mov (%rbx), %eax; ret;"
+                      "2:" AT(behind_calls) "mov (%rbx), %ecx; ret; 3:");
+SNIPPET(by_popf, "stac; pushf; andl $~0x40000, (%rsp); popf" AT(behind_popf) "mov (%rbx), %eax");
+SNIPPET(flags_kept, "mov $-1, %eax; add $1, %eax; stac; clac; setc %cl; setz %dl; stac; jc 1f;"
+                    "xor %ecx, %ecx; 1: mov (%rbx), %eax; clac");
+PLACE(behind_clac);
+PLACE(first_clac);
+PLACE(behind_callees);
+PLACE(behind_calls);
+PLACE(behind_popf);
+
+/* STAC and CLAC on every way that code can go between them: `fault` is where the access comes that
+ * SMAP stops; NULL: nowhere. */
+static void test_smap_flag(void)
+{
+    static const struct {
+        const char *name;
+        const u8 *code, *fault;
+        bool ac; /* after all of it, without SMAP */
+    } t[] = {
+        {"stac-clac", stac_read_clac, NULL, 0},  {"behind-clac", stac_clac_read, behind_clac, 0},
+        {"clac", clac_read, first_clac, 0},      {"twice", twice, NULL, 1},
+        {"callees", callees, behind_callees, 0}, {"calls", calls_within, behind_calls, 0},
+        {"popf", by_popf, behind_popf, 0},       {"flags", flags_kept, NULL, 0}};
+    *page_entry(root, levels, TEST_LINEAR, 1, ROOT_FLAGS) = (u64)target | ROOT_FLAGS;
+    for (unsigned n = 0; n < sizeof(t) / sizeof(t[0]); n++) {
+        for (unsigned round = 0; round < 8; round++) {
+            bool smap = round & 1, ac = round & 2;
+            set_controls(&(struct setting){.wp = true, .smap = smap});
+            struct regs r = {.rbx = TEST_LINEAR, .rflags = ac ? FLAG_AC : 0};
+            run_kernel(&r, t[n].code);
+            if (smap && t[n].fault != NULL) {
+                want_trap(&r, VECTOR_PF, PF_P, (u64)t[n].fault);
+                want("cr2", r.cr2, TEST_LINEAR);
+                want("ac", r.rflags & FLAG_AC, 0);
+            } else {
+                want("vector", r.vector, VECTOR_DONE);
+                want("ac", r.rflags & FLAG_AC, t[n].ac ? FLAG_AC : 0);
+            }
+            if (t[n].code == flags_kept)
+                want("flags", (r.rcx & r.rdx & 1), 1);
+        }
+        verdict2("smap-flag/", t[n].name);
+    }
+    set_controls(&(struct setting){.wp = true});
+}
+
 SNIPPET(rmw_rbx, "lock incl (%rbx)");
 SNIPPET(cmpxchg_rbx, "cmpxchg %ecx, (%rbx)");
 SNIPPET(cross_store, "mov %rax, (%rbx)");
@@ -633,6 +688,7 @@ void isa_main(const char *command_line)
     test_reserved();
     test_fetch_bit();
     test_dirty();
+    test_smap_flag();
     test_rmw();
     test_crossing();
     test_invalidation();

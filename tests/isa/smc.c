@@ -207,6 +207,74 @@ static void test_modes(void)
     verdict("same-bytes-in-two-modes");
 }
 
+/* ---- strings of each size, count and overlap, against a model ---- */
+
+SNIPPET(movsw_op, "rep movsw");
+SNIPPET(movsl_op, "rep movsl");
+SNIPPET(stosb_op, "rep stosb");
+SNIPPET(stosw_op, "rep stosw");
+SNIPPET(stosq_op, "rep stosq");
+
+static u8 arena[8192] __attribute__((aligned(4096))), expected[sizeof(arena)];
+
+static void model(u64 to, u64 from, bool moves, u64 value, u64 count, u64 size, bool down)
+{
+    volatile u8 *bytes = expected;
+    for (; count > 0; count--, to += down ? -size : size, from += down ? -size : size) {
+        u8 element[8];
+        for (u64 n = 0; n < size; n++)
+            element[n] = moves ? bytes[from + n] : (u8)(value >> 8 * n);
+        for (u64 n = 0; n < size; n++)
+            bytes[to + n] = element[n];
+    }
+}
+
+static void try_string(const u8 *code, bool moves, u64 to, u64 from, u64 count, u64 size, bool down)
+{
+    const u64 value = 0x8877665544332211;
+    for (u64 n = 0; n < sizeof(arena); n++)
+        arena[n] = expected[n] = (u8)(n * 7 + (n >> 8));
+    struct regs r = {.rax = value,
+                     .rdx = 0x1234,
+                     .rcx = count,
+                     .rdi = (u64)arena + to,
+                     .rsi = (u64)arena + from,
+                     .rflags = FLAG_CF | FLAG_ZF | (down ? FLAG_DF : 0)};
+    run_kernel(&r, code);
+    u64 moved = down ? -(count * size) : count * size;
+    model(to, from, moves, value, count, size, down);
+    want("vector", r.vector, VECTOR_DONE);
+    want("rcx", r.rcx, 0);
+    want("rdi", r.rdi, (u64)arena + to + moved);
+    want("rsi", r.rsi, (u64)arena + from + (moves ? moved : 0));
+    want("rax", r.rax, value);
+    want("rdx", r.rdx, 0x1234);
+    want("flags", r.rflags & (FLAG_CF | FLAG_ZF | FLAG_SF | FLAG_OF), FLAG_CF | FLAG_ZF);
+    for (u64 n = 0; n < sizeof(arena); n++)
+        if (!want("byte", arena[n], expected[n]))
+            break;
+}
+
+static void test_string_copies(void)
+{
+    static const u8 *const code[2][4] = {{stosb_op, stosw_op, stosl_op, stosq_op},
+                                         {movs_op, movsw_op, movsl_op, movsq_op}};
+    static const u16 counts[] = {0, 1, 2, 11, 12, 13, 64, 255};
+    static const u16 starts[][2] = {{64, 2048},   {2050, 61},   {100, 101},
+                                    {101, 100},   {200, 209},   {2095, 2056},
+                                    {4000, 1000}, {1000, 4000}, {4095, 4090}};
+    for (unsigned size = 0; size < 4; size++) {
+        for (unsigned n = 0; n < 2 * 8 * 9; n++) {
+            unsigned start = n / 16;
+            bool down = n & 1 && starts[start][0] > 2040 && starts[start][1] > 2040;
+            for (unsigned moves = 0; moves < 2; moves++)
+                try_string(code[moves][size], moves, starts[start][0], starts[start][1],
+                           counts[n / 2 % 8], 1u << size, down);
+        }
+    }
+    verdict("strings-as-the-model");
+}
+
 /* ---- strings that fault half-way, and go on ---- */
 
 struct string_case {
@@ -307,5 +375,6 @@ void isa_main(const char *command_line)
     test_stores();
     test_pages();
     test_modes();
+    test_string_copies();
     test_strings();
 }

@@ -30,7 +30,7 @@
 
 static unsigned reach_of(const struct translation *t)
 {
-    return t->u->key & BT_KEY_REACH;
+    return t->reach;
 }
 
 /* ---- addresses ---- */
@@ -282,8 +282,8 @@ static bool may_share(const struct translation *t, const struct tr_address *a)
     return !t->u->alone && a->wide && !(is_constant(a) && a->seg == SEG_DS) && !tr_is_shielded(t);
 }
 
-/* What one check is to serve: accesses by the same registers until these are lost or C code runs.
- */
+/* What one check is to serve: accesses by the same registers until these are lost, C code runs or
+ * the reach changes. */
 static struct span span_of(const struct translation *t, const struct tr_address *a, unsigned size,
                            bool write)
 {
@@ -292,7 +292,8 @@ static struct span span_of(const struct translation *t, const struct tr_address 
     if (!may_share(t, a))
         return s;
     for (const struct bt_insn *i = t->i; i < t->s->insns + t->s->count; i++) {
-        if (i->kind == KIND_SITE || i->kind == KIND_SITE_END)
+        if (i->kind == KIND_SITE || i->kind == KIND_SITE_END || i->kind == KIND_SMAP ||
+            i->kind == KIND_STRING)
             break;
         extend_by(t, &s, i);
         if (!moves_by(i, a, &by))

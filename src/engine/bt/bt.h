@@ -36,7 +36,7 @@
 
 #define BT_VCPUS_MAX     64
 #define BT_JUMPS         4096u /* of each reach */
-#define BT_TOKENS        1024u
+#define BT_TOKENS        4096u
 #define BT_UNIT_INSNS    48u
 #define BT_UNIT_BYTES    (32u << 10) /* the most that one unit can need */
 #define BT_HASH_BITS     18          /* about as many buckets as there is room for units */
@@ -80,6 +80,8 @@ struct bt_site {
     struct insn insn; /* exec NULL: by interp_execute, all state written back */
     uint64_t rip;
     const uint8_t *resume; /* exec alias; NULL: the unit ends here */
+    uint8_t key;           /* the unit's, with the reach of this place */
+    bool string;           /* what the string stub did not serve */
     uint8_t *patch;        /* where the code holds the site's address */
 };
 
@@ -94,8 +96,8 @@ struct bt_mark {
 
 struct bt_unit {
     uint64_t rip, physical; /* physical: of the first byte */
-    uint8_t key;
-    bool alone;        /* each access has its own check: where those of several cross pages */
+    uint8_t key;            /* as it is entered: STAC and CLAC change the reach on the way */
+    bool alone;             /* each access has its own check: where those of several cross pages */
     _Atomic bool dead; /* no way leads to it any more; set before bt_vm.generation moves, if it must
                           go at once */
     /* What runs, and what is seldom run: apart, so that the first is dense. Writable alias. */
@@ -120,12 +122,14 @@ struct bt_unit {
 struct bt_page {
     uint64_t physical, linear;
     uint8_t key;
-    uint32_t token;                   /* never 0 */
+    uint32_t token;                   /* never 0; the same for all keys that fetch alike */
     uint64_t generation;              /* moves with each write */
     bool marked;                      /* MEM_PAGE_CODE was set for it since */
     struct bt_unit *units, *crossers; /* that begin here; whose second page it is */
     struct bt_page *next;
 };
+
+enum bt_string { BT_STOS, BT_MOVS, BT_STRINGS };
 
 /* Common code, exec alias. */
 struct bt_stubs {
@@ -137,6 +141,9 @@ struct bt_stubs {
     uint8_t *unpaired[TLB_FAST_REACHES];  /* a RET to S0 that its CALL does not expect */
     uint8_t *underflow[TLB_FAST_REACHES]; /* a RET to S0 without a CALL on the return stack */
     uint8_t *check[TLB_FAST_REACHES][2];  /* by reach and write */
+    /* REP STOS and MOVS, called with S1 = the site, by log2 of the element's size: within a page
+     * of each operand at once; or the site's way. */
+    uint8_t *strings[TLB_FAST_REACHES][BT_STRINGS][4];
 };
 
 struct bt_vm {
@@ -220,13 +227,12 @@ struct bt_local {
     uint64_t branch; /* RIP of an indirect jump that was not served, and what it did to RSP */
     int32_t undo;
     uint32_t last_ret; /* where in the code memory the last RET was */
-    /* The C stack while translated code runs; rsp of translated code while C does; its first and
-     * last place: return.c. */
-    uint64_t c_stack, returns, returns_base, returns_limit;
-    struct {
-        uint64_t top, base, limit;
-    } return_stacks[3]; /* by reach; top: of those that are not in use */
-    uint8_t return_reach;
+    /* The C stack while translated code runs; rsp of translated code while C does: return.c. */
+    uint64_t c_stack, returns;
+    struct bt_return_stack {
+        uint64_t top, base, limit; /* top: of those that are not in use; the first and last place */
+    } return_stacks[3];            /* by reach */
+    uint8_t return_reach;          /* whose is in use */
     uint8_t *return_memory;
     /* That jumps and tokens were filled under. */
     uint64_t generation, fetch_generation, global_generation;
@@ -251,8 +257,12 @@ struct bt_local {
 #define LOCAL_OFFSET(member) \
     ((uint32_t)(offsetof(struct vcpu, engine_local) + offsetof(struct bt_local, member)))
 #define VCPU_OFFSET(member) ((uint32_t)offsetof(struct vcpu, member))
+#define BT_RETURNS_OFFSET(reach, member)                                                 \
+    ((uint32_t)(LOCAL_OFFSET(return_stacks) + (reach) * sizeof(struct bt_return_stack) + \
+                offsetof(struct bt_return_stack, member)))
 
 _Static_assert(sizeof(struct bt_jump) == 16, "BT_JUMP_MASK is of offsets");
+_Static_assert(BT_TOKENS <= BT_JUMPS, "forget_log takes the index of either by one mask");
 _Static_assert(sizeof(struct bt_local) <= VCPU_ENGINE_LOCAL, "bt_local has outgrown its place");
 
 /* Arithmetic flags as LAHF and SETO AL leave them in AX. */

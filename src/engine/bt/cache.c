@@ -169,19 +169,32 @@ static struct bt_unit *look_up(struct bt_vm *vm, uint64_t rip, uint64_t physical
     return u;
 }
 
+/* What a fetch may reach is the same with AC and without: one token says that the page is mapped
+ * there, whichever its units are for. */
+static bool fetches_alike(uint8_t key, uint8_t other)
+{
+    return ((key & BT_KEY_REACH) == REACH_USER) == ((other & BT_KEY_REACH) == REACH_USER);
+}
+
 static struct bt_page *page_of(struct bt_vm *vm, uint64_t physical, uint64_t linear, uint8_t key)
 {
     struct bt_page **bucket = pages_of(vm, physical);
-    for (struct bt_page *p = *bucket; p != NULL; p = p->next)
-        if (p->physical == physical && p->linear == linear && p->key == key)
+    uint32_t token = 0;
+    for (struct bt_page *p = *bucket; p != NULL; p = p->next) {
+        if (p->physical != physical || p->linear != linear)
+            continue;
+        if (p->key == key)
             return p;
+        if (fetches_alike(p->key, key))
+            token = p->token;
+    }
     struct bt_page *p = calloc(1, sizeof(*p));
     if (p == NULL)
         return NULL;
     *p = (struct bt_page){.physical = physical,
                           .linear = linear,
                           .key = key,
-                          .token = ++vm->next_token,
+                          .token = token != 0 ? token : ++vm->next_token,
                           .next = *bucket};
     *bucket = p;
     return p;
@@ -613,7 +626,8 @@ void bt_scatter(struct vcpu *v, struct bt_unit *u, uint64_t rip)
     vm->scattered[i / 64] |= (uint64_t)1 << i % 64;
     kill_unit(vm, u); /* to be made again */
     interp_unlock_code(vm->interp);
-    bt_jump_forget(v, u->rip);
+    unsigned at = bt_jump_index(u->rip); /* under its own reach, not that of now */
+    jump_empty(&bt_local(v)->jumps[u->key & BT_KEY_REACH][at], at);
     found_at(v, u->rip, (u->physical & MEM_PAGE_MASK) | u->key | BT_FOUND_VALID)->where = 0;
 }
 

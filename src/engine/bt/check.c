@@ -80,6 +80,8 @@ static bool flow(struct graph *g, const uint8_t *to, const struct check_state *s
         *old = *s;
     } else if (old->depth != s->depth) {
         return check_fail(c, "rsp: pushes differ between two paths");
+    } else if (old->reach != s->reach || old->turning != s->turning) {
+        return check_fail(c, "reach: differs between two paths");
     } else if (old->mapped != s->mapped) {
         return check_fail(c, "crossing: the page's mapping was not compared");
     } else if (!check_join(old, s)) {
@@ -145,6 +147,8 @@ static bool exit_rule(struct graph *g, const struct check_insn *i, const struct 
         return check_fail(c, "exit: its place cannot be patched by one store");
     if (x->from != u || (x->to == NULL ? to != x->unlinked : !is_entry_of(x, to)))
         return check_fail(c, "exit: neither to its unlinked code nor where it is linked to");
+    if (x->to != NULL && (x->to->key & BT_KEY_REACH) != s->reach)
+        return check_fail(c, "reach: to a unit of another");
     if (x->crossing != crosses)
         return check_fail(c, "exit: crosses pages, and does not say so");
     if (s->returned == CHECK_RETURNED ||
@@ -161,6 +165,16 @@ static bool exit_rule(struct graph *g, const struct check_insn *i, const struct 
     return poll_rule(c, s) && flow_jump(g, x->unlinked, &unlinked);
 }
 
+/* What is to run there, and where C goes on, is for the reach of now. */
+static bool site_rule(struct check *c, const struct check_state *s)
+{
+    const struct check_value *v = &s->r[S1];
+    if (v->kind != CHECK_SITE)
+        return check_fail(c, "site: no record of this unit");
+    return c->u->sites[v->n].key == ((c->u->key & ~BT_KEY_REACH) | s->reach) ||
+           check_fail(c, "reach: the site is of another");
+}
+
 static bool stub_rule(struct check *c, const uint8_t *to, const struct check_state *s)
 {
     const struct bt_stubs *stubs = &c->vm->stubs;
@@ -168,7 +182,7 @@ static bool stub_rule(struct check *c, const uint8_t *to, const struct check_sta
 
     if (s->depth != 0)
         return check_fail(c, "rsp: pushes at an exit");
-    if (to == stubs->unpaired[c->u->key & BT_KEY_REACH])
+    if (to == stubs->unpaired[c->reach])
         return s->returned != CHECK_NOT_RETURNED || check_fail(c, "return: not behind a call");
     if (s->returned != CHECK_NOT_RETURNED && to != stubs->link)
         return check_fail(c, "return: neither goes on nor looks up");
@@ -180,7 +194,7 @@ static bool stub_rule(struct check *c, const uint8_t *to, const struct check_sta
         return (v->kind == CHECK_EXIT && v->n + 1 == s->exit) ||
                check_fail(c, "exit: another's record, or none");
     if (to == stubs->site)
-        return v->kind == CHECK_SITE || check_fail(c, "site: no record of this unit");
+        return site_rule(c, s);
     return check_fail(c, "flow: to no known stub");
 }
 
@@ -232,11 +246,43 @@ static bool what_rule(struct check *c, const struct check_state *s, unsigned tab
            check_fail(c, "check: a read for a write, or the other way round");
 }
 
+/* Which of the string stubs of this reach, or not at all. */
+static bool is_string_stub(const struct check *c, const uint8_t *to)
+{
+    for (unsigned kind = 0; kind < BT_STRINGS; kind++)
+        for (unsigned size = 0; size < 4; size++)
+            if (to == c->vm->stubs.strings[c->reach][kind][size])
+                return true;
+    return false;
+}
+
+/* It comes back to where the site resumes, or goes the site's way. */
+static bool string_call(struct graph *g, const struct check_insn *i, const struct check_state *s)
+{
+    struct check *c = &g->c;
+    struct check_state after = *s;
+    if (s->depth != 0)
+        return check_fail(c, "rsp: pushes at a call");
+    if (s->returned != CHECK_NOT_RETURNED)
+        return check_fail(c, "return: neither goes on nor looks up");
+    if (!check_mapped(c, s))
+        return check_fail(c, "crossing: the page's mapping was not compared");
+    if (!site_rule(c, s))
+        return false;
+    if (c->u->sites[s->r[S1].n].resume != bt_exec(c->vm, next_of(i)))
+        return check_fail(c, "site: a string that goes on elsewhere");
+    after.room = after.said_ret = after.marked = false;
+    check_forget(&after);
+    return flow(g, next_of(i), &after);
+}
+
 /* The check stub of the unit's reach. It comes back with the guest's registers. */
 static bool stub_call(struct graph *g, const struct check_insn *i, const struct check_state *s)
 {
     struct check *c = &g->c;
-    const unsigned reach = c->u->key & BT_KEY_REACH;
+    const unsigned reach = c->reach;
+    if (is_string_stub(c, target_of(i)))
+        return string_call(g, i, s);
     if (target_of(i) != c->vm->stubs.check[reach][0] &&
         target_of(i) != c->vm->stubs.check[reach][1])
         return check_fail(c, "flow: a call of something else than the check stub");
@@ -260,7 +306,8 @@ static bool guest_call(struct graph *g, const struct check_insn *i, const struct
                        const struct check_state *s)
 {
     struct check *c = &g->c;
-    struct check_state after = {.mapped = s->mapped, .polled = true, .returned = CHECK_RETURNED};
+    struct check_state after = {
+        .mapped = s->mapped, .polled = true, .returned = CHECK_RETURNED, .reach = s->reach};
     if (!(x != NULL ? exit_rule(g, i, x, s) : indirect_rule(c, i, s)))
         return false;
     if (!s->room)
@@ -338,6 +385,7 @@ static bool visit(struct graph *g, unsigned offset)
             ZydisDecoderDecodeFull(&g->decoder, i.at, (size_t)(end - i.at), &i.insn, i.operands)))
         return check_fail(c, "flow: no instruction at +%#x", offset);
     c->i = &i;
+    c->reach = s.reach;
     for (unsigned n = 1; n < i.insn.length; n++) {
         if (g->bytes[offset + n] == BYTE_START)
             return check_fail(c, "flow: into the middle of an instruction");
@@ -405,9 +453,10 @@ static bool loop_rule(struct graph *g, uint8_t *colour)
 
 /* ---- entries ---- */
 
-static bool enter(struct graph *g, const uint8_t *at, unsigned mapped, bool polled)
+static bool enter(struct graph *g, const uint8_t *at, uint8_t key, unsigned mapped, bool polled)
 {
-    struct check_state s = {.mapped = (uint8_t)mapped, .polled = polled};
+    struct check_state s = {
+        .mapped = (uint8_t)mapped, .polled = polled, .reach = key & BT_KEY_REACH};
     check_forget(&s);
     return flow(g, at, &s);
 }
@@ -415,15 +464,15 @@ static bool enter(struct graph *g, const uint8_t *at, unsigned mapped, bool poll
 static bool enter_everywhere(struct graph *g)
 {
     const struct bt_unit *u = g->c.u;
-    bool good = enter(g, u->enter_host, CHECK_PAGE_FIRST, false) &&
-                enter(g, u->enter_saved, CHECK_PAGE_FIRST, false) &&
-                enter(g, u->enter_crossing, 0, false);
+    bool good = enter(g, u->enter_host, u->key, CHECK_PAGE_FIRST, false) &&
+                enter(g, u->enter_saved, u->key, CHECK_PAGE_FIRST, false) &&
+                enter(g, u->enter_crossing, u->key, 0, false);
     for (unsigned n = 0; good && n < u->site_count; n++) {
         const struct bt_site *s = &u->sites[n];
         if (s->from != u)
             return check_fail(&g->c, "site: of another unit");
         if (s->resume != NULL) /* C code has looked, and knows the mapping */
-            good = enter(g, g->c.vm->memory.write + (s->resume - g->c.vm->memory.exec),
+            good = enter(g, g->c.vm->memory.write + (s->resume - g->c.vm->memory.exec), s->key,
                          CHECK_PAGE_FIRST | (u->second != NULL ? CHECK_PAGE_SECOND : 0), true);
     }
     return good;

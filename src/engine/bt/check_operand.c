@@ -32,7 +32,7 @@ uint64_t check_bound(const struct check_value *v)
 
 bool check_table_at(const struct check *c, int64_t disp, struct check_table *t)
 {
-    const unsigned reach = c->u->key & BT_KEY_REACH;
+    const unsigned reach = c->reach;
     const uint32_t fast = sizeof(((struct tlb *)0)->fast[0][0]);
     const uint32_t jumps = sizeof(((struct bt_local *)0)->jumps[0]);
     const struct check_table tables[] = {
@@ -51,7 +51,7 @@ bool check_table_at(const struct check *c, int64_t disp, struct check_table *t)
 
 bool check_slot_at(const struct check *c, int64_t disp, struct check_slot *slot)
 {
-    const unsigned reach = c->u->key & BT_KEY_REACH;
+    const unsigned reach = c->reach;
     const int64_t size = sizeof(((struct tlb *)0)->slots[0][0]);
     int64_t at = disp - (int64_t)VCPU_OFFSET(tlb.slots) - 2 * reach * size;
     if (at < 0 || at >= 2 * size)

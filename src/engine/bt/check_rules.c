@@ -145,17 +145,21 @@ static bool keeps_host_address(const struct check_insn *i, const struct check_st
            to->size == 64 && check_is_scratch(check_gpr(to->reg.value));
 }
 
-/* The two instructions of the emitter that name RSP: is there room for a call; else it is emptied.
- */
-static bool is_returns_move(const struct check_insn *i, const struct check_state *s)
+/* The instructions of the emitter that name RSP: is there room for a call; else it is emptied; and
+ * the other reach's stack in its place. */
+static bool is_returns_move(const struct check *c, const struct check_insn *i,
+                            const struct check_state *s)
 {
+    enum check_turn next;
+    if (check_turn(c, i, s, &next))
+        return s->depth == 0 && next <= CHECK_TURN_RETURN;
     const ZydisDecodedOperand *o = i->operands;
     if (!check_is_register(&o[0], 64) || check_gpr(o[0].reg.value) != RSP || s->depth != 0)
         return false;
     return (i->insn.mnemonic == ZYDIS_MNEMONIC_CMP &&
-            check_is_field(&o[1], LOCAL_OFFSET(returns_limit), 64)) ||
+            check_is_field(&o[1], BT_RETURNS_OFFSET(s->reach, limit), 64)) ||
            (i->insn.mnemonic == ZYDIS_MNEMONIC_MOV &&
-            check_is_field(&o[1], LOCAL_OFFSET(returns_base), 64));
+            check_is_field(&o[1], BT_RETURNS_OFFSET(s->reach, base), 64));
 }
 
 static bool register_rule(struct check *c, const struct check_insn *i, const struct check_state *s,
@@ -180,7 +184,7 @@ static bool register_rule(struct check *c, const struct check_insn *i, const str
     }
     if (check_gpr(o->reg.value) == RSP &&
         !(is_stack_move(&i->insn) && o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN) &&
-        !is_returns_move(i, s))
+        !is_returns_move(c, i, s))
         return check_fail(c, "rsp: named");
     return keeps_host_address(i, s, o) || check_fail(c, "host address: used as data");
 }
@@ -194,7 +198,8 @@ struct range {
 /* What translated code may write in struct vcpu: the guest's registers, and its own scratch. Not
  * the requests (others set them), the TLB, nor what holds host addresses. */
 static const struct range writable[] = {
-    {0, VCPU_OFFSET(requests)},
+    {0, VCPU_OFFSET(reach)},
+    {VCPU_OFFSET(long_mode), VCPU_OFFSET(requests)},
     {VCPU_OFFSET(cr0), VCPU_OFFSET(tlb)},
     {VCPU_OFFSET(counters), VCPU_OFFSET(unsupported)},
     {LOCAL_OFFSET(flags), LOCAL_OFFSET(flags) + sizeof(uint16_t)},
@@ -263,11 +268,13 @@ static bool slot_rule(struct check *c, const struct check_insn *i, const struct 
 static bool field_rule(struct check *c, const struct check_insn *i, const struct check_state *s,
                        int64_t disp, unsigned size, bool write)
 {
+    enum check_turn next;
     if (disp < 0 || disp + size > (int64_t)sizeof(struct vcpu))
         return check_fail(c, "vcpu: %%gs:%#llx lies outside", (unsigned long long)disp);
-    if (write && !may_write(disp, disp + size) && !holds_nothing(i, disp, size))
+    if (write && !may_write(disp, disp + size) && !holds_nothing(i, disp, size) &&
+        !check_turn(c, i, s, &next))
         return check_fail(c, "vcpu: %%gs:%#llx is not to be written", (unsigned long long)disp);
-    if (!may_read(disp, disp + size) && !is_returns_move(i, s))
+    if (!write && !may_read(disp, disp + size) && !is_returns_move(c, i, s))
         return check_fail(c, "vcpu: %%gs:%#llx holds a host address", (unsigned long long)disp);
     if (disp + size > (int64_t)VCPU_OFFSET(tlb) &&
         disp < (int64_t)(VCPU_OFFSET(tlb) + sizeof(struct tlb)))
@@ -437,6 +444,9 @@ bool check_has_mark(const struct check *c, const struct check_insn *i)
 
 bool check_rules(struct check *c, const struct check_insn *i, const struct check_state *s)
 {
+    enum check_turn next;
+    if (s->turning != CHECK_TURN_NONE && !check_turn(c, i, s, &next))
+        return check_fail(c, "reach: not changed together with its return stack");
     if (i->insn.mnemonic == ZYDIS_MNEMONIC_NOP) /* whatever it names, it reaches nothing */
         return true;
     if (!opcode_allowed(&i->insn))

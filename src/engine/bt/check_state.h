@@ -102,6 +102,8 @@ struct check_state {
     bool room;        /* for a call on the return stack */
     bool said_ret;    /* where in the code the RET is that comes now */
     uint8_t returned; /* enum check_return */
+    uint8_t reach;    /* enum tlb_reach, of accesses and the return stack */
+    uint8_t turning;  /* enum check_turn: the reach is being changed */
     uint64_t return_to;
 };
 
@@ -109,6 +111,14 @@ struct check_state {
  * return_to.
  */
 enum check_return { CHECK_NOT_RETURNED, CHECK_RETURNED, CHECK_RETURNED_TO };
+
+/* STAC and CLAC: the instruction that must come next, if one must. */
+enum check_turn {
+    CHECK_TURN_NONE,
+    CHECK_TURN_STACK,  /* mov %gs:top, %rsp of the other reach, for the old one's has been stored */
+    CHECK_TURN_RETURN, /* movb $reach, %gs:return_reach */
+    CHECK_TURN_REACH,  /* movb $reach, %gs:reach */
+};
 
 #define CHECK_PAGE_FIRST  1u
 #define CHECK_PAGE_SECOND 2u /* of a unit that has one */
@@ -125,6 +135,7 @@ struct check {
     char *why;
     size_t why_size;
     const struct check_insn *i; /* under way */
+    unsigned reach;             /* there */
     bool failed;
 };
 
@@ -227,6 +238,9 @@ bool check_is_index(const struct check_state *s, unsigned index, unsigned of, un
 
 /* The unit's pages are all mapped where they were. */
 bool check_mapped(const struct check *c, const struct check_state *s);
+/* Whether the instruction is one of those that change the reach, and what is due after it. */
+bool check_turn(const struct check *c, const struct check_insn *i, const struct check_state *s,
+                enum check_turn *next);
 /* Effect of an instruction that has kept the rules and does not jump. */
 void check_step(const struct check *c, const struct check_insn *i, struct check_state *s);
 /* Effect of a conditional jump on its two ways out. */

@@ -327,7 +327,7 @@ static void compared(const struct check *c, const struct check_insn *i, struct c
         compared_constant(c, i, s);
         return;
     }
-    if (check_is_field(&o[1], LOCAL_OFFSET(returns_limit), 64)) {
+    if (check_is_field(&o[1], BT_RETURNS_OFFSET(s->reach, limit), 64)) {
         s->flags = CHECK_FLAGS_ROOM;
         return;
     }
@@ -423,11 +423,65 @@ static bool says_ret(const struct check *c, const struct check_insn *i)
                (uint32_t)(i->at + i->insn.length - 4 - c->vm->memory.write);
 }
 
+/* ---- STAC, CLAC: the reach, and its return stack with it ---- */
+
+static bool is_rsp(const ZydisDecodedOperand *o)
+{
+    return check_is_register(o, 64) && check_gpr(o->reg.value) == RSP;
+}
+
+static bool is_supervisor(unsigned reach)
+{
+    return reach == REACH_SUPERVISOR || reach == REACH_SUPERVISOR_AC;
+}
+
+/* Which of the two is not the one of now. */
+static unsigned other_reach(const struct check_state *s)
+{
+    return s->reach == REACH_SUPERVISOR ? REACH_SUPERVISOR_AC : REACH_SUPERVISOR;
+}
+
+bool check_turn(const struct check *c, const struct check_insn *i, const struct check_state *s,
+                enum check_turn *next)
+{
+    const ZydisDecodedOperand *o = i->operands;
+    uint32_t field =
+        s->turning == CHECK_TURN_RETURN ? LOCAL_OFFSET(return_reach) : VCPU_OFFSET(reach);
+    if (i->insn.mnemonic != ZYDIS_MNEMONIC_MOV || !is_supervisor(c->u->key & BT_KEY_REACH))
+        return false;
+    *next = s->turning == CHECK_TURN_REACH ? CHECK_TURN_NONE : (enum check_turn)(s->turning + 1);
+    switch (s->turning) {
+    case CHECK_TURN_NONE:
+        return check_is_field(&o[0], BT_RETURNS_OFFSET(s->reach, top), 64) && is_rsp(&o[1]);
+    case CHECK_TURN_STACK:
+        return is_rsp(&o[0]) && check_is_field(&o[1], BT_RETURNS_OFFSET(other_reach(s), top), 64);
+    default:
+        return check_is_field(&o[0], field, 8) && check_is_immediate(&o[1]) &&
+               (o[1].imm.value.u & 0xff) == other_reach(s);
+    }
+}
+
+/* From now on another table and other slots serve. */
+static void turn(struct check_state *s, enum check_turn next)
+{
+    s->turning = (uint8_t)next;
+    if (next != CHECK_TURN_NONE)
+        return;
+    s->reach = (uint8_t)other_reach(s);
+    s->room = false;
+    check_forget(s);
+}
+
 void check_step(const struct check *c, const struct check_insn *i, struct check_state *s)
 {
     const ZydisDecodedInstruction *zi = &i->insn;
     const ZydisAccessedFlags *f = zi->cpu_flags;
+    enum check_turn next;
 
+    if (check_turn(c, i, s, &next)) {
+        turn(s, next);
+        return;
+    }
     write_operands(c, i, s);
     if (f != NULL && (f->modified | f->set_0 | f->set_1 | f->undefined) != 0) {
         s->flags = CHECK_FLAGS_ANY;
@@ -440,7 +494,7 @@ void check_step(const struct check *c, const struct check_insn *i, struct check_
     else if (zi->mnemonic == ZYDIS_MNEMONIC_TEST)
         tested(i, s);
     s->said_ret = says_ret(c, i);
-    if (check_is_field(&i->operands[1], LOCAL_OFFSET(returns_base), 64))
+    if (check_is_field(&i->operands[1], BT_RETURNS_OFFSET(s->reach, base), 64))
         s->room = true; /* the return stack has been emptied: nothing else may read that */
     if (zi->meta.category == ZYDIS_CATEGORY_PUSH)
         s->depth++;

@@ -256,6 +256,26 @@ static bool handler_is_light(const struct bt_insn *i)
     }
 }
 
+/* REP STOS and MOVS of flat operands. */
+static bool is_plain_string(const struct bt_insn *i)
+{
+    switch (i->full.insn.mnemonic) {
+    case ZYDIS_MNEMONIC_STOSB:
+    case ZYDIS_MNEMONIC_STOSW:
+    case ZYDIS_MNEMONIC_STOSD:
+    case ZYDIS_MNEMONIC_STOSQ:
+    case ZYDIS_MNEMONIC_MOVSB:
+    case ZYDIS_MNEMONIC_MOVSW:
+    case ZYDIS_MNEMONIC_MOVSD: /* of SSE2 too, which has no REP */
+    case ZYDIS_MNEMONIC_MOVSQ:
+        return i->full.insn.meta.category == ZYDIS_CATEGORY_STRINGOP &&
+               (i->in.prefixes & (INSN_REP | INSN_REPNE)) != 0 && i->in.address_size == 8 &&
+               i->in.seg != SEG_FS && i->in.seg != SEG_GS;
+    default:
+        return false;
+    }
+}
+
 static void flags_of(struct bt_insn *i)
 {
     const ZydisDecodedInstruction *zi = &i->full->insn;
@@ -311,9 +331,15 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
                (key & BT_KEY_REACH) != REACH_USER) {
         i->kind = zi->mnemonic == ZYDIS_MNEMONIC_CLI ? KIND_CLI : KIND_STI;
         return;
+    } else if ((zi->mnemonic == ZYDIS_MNEMONIC_CLAC || zi->mnemonic == ZYDIS_MNEMONIC_STAC) &&
+               (key & BT_KEY_REACH) != REACH_USER) {
+        i->kind = KIND_SMAP;
+        return;
     } else {
         i->kind = goes_on(zi) || touches_vector(i) ? KIND_SITE : KIND_SITE_END;
     }
+    if (is_plain_string(i))
+        i->kind = KIND_STRING;
     if (handler_is_light(i))
         i->in.exec = interp_handler(&i->in, i->full);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* System instructions that are a store to struct vcpu. */
+/* System instructions that are stores to struct vcpu. */
 #include "engine/bt/translate.h"
 
 /* and or or $imm8, %gs:byte */
@@ -57,9 +57,87 @@ static void put_pushf(struct translation *t)
     t->host = false;
 }
 
+/* ---- STAC, CLAC ---- */
+
+#define AC_BYTE (VCPU_OFFSET(rflags) + 2)
+
+void tr_put_ac(struct emit *e, bool on)
+{
+    const uint8_t ac = FLAG_AC >> 16;
+    put_byte(e, on ? BYTE_OR : BYTE_AND, AC_BYTE, on ? ac : (uint8_t)~ac);
+}
+
+static void put_byte_constant(struct emit *e, uint32_t offset, uint8_t value)
+{
+    EMIT(e, 0x65, 0xc6, 0x04, 0x25); /* movb */
+    emit_u32(e, offset);
+    EMIT(e, value);
+}
+
+/* mov %rsp, %gs:offset and back */
+static void put_rsp(struct emit *e, uint8_t opcode, uint32_t offset)
+{
+    EMIT(e, 0x65, 0x48, opcode, 0x24, 0x25);
+    emit_u32(e, offset);
+}
+
+/* AC is the other value, which is known; with it go the reach and its return stack. RFLAGS stay. */
+static void put_reach(struct translation *t, enum tlb_reach reach)
+{
+    struct emit *e = &t->e;
+    int32_t ac = reach == REACH_SUPERVISOR_AC ? (int32_t)FLAG_AC : -(int32_t)FLAG_AC;
+    emit_load(e, S0, VCPU_OFFSET(rflags));
+    emit_lea(e, true, S0, S0, EMIT_NO_INDEX, 0, ac);
+    emit_store(e, S0, VCPU_OFFSET(rflags));
+    put_rsp(e, 0x89, BT_RETURNS_OFFSET(t->reach, top));
+    put_rsp(e, 0x8b, BT_RETURNS_OFFSET(reach, top));
+    put_byte_constant(e, LOCAL_OFFSET(return_reach), (uint8_t)reach);
+    put_byte_constant(e, VCPU_OFFSET(reach), (uint8_t)reach);
+    t->reach = (uint8_t)reach;
+    tr_forget(t);
+}
+
+/* The reach is that of AC, because AC is set or because SMAP is off: in that case it stays. */
+static void put_smap_test(struct translation *t)
+{
+    struct emit *e = &t->e;
+    struct bt_cold *c = &t->s->cold[t->cold_count++];
+    tr_save_flags(t);
+    t->host = false;
+    EMIT(e, 0x65, 0xf6, 0x04, 0x25); /* testb $SMAP, %gs:cr4 + 2 */
+    emit_u32(e, VCPU_OFFSET(cr4) + 2);
+    EMIT(e, CR4_SMAP >> 16);
+    *c = (struct bt_cold){.kind = COLD_NO_SMAP,
+                          .patch = emit_jcc(e, 4), /* je */
+                          .count = (uint8_t)(t->uncounted + 1),
+                          .target = insn_next_rip(t, t->i)};
+    t->smap = true;
+}
+
+static void emit_smap(struct translation *t)
+{
+    bool set = t->i->full.insn.mnemonic == ZYDIS_MNEMONIC_STAC;
+    if (t->reach == REACH_SUPERVISOR) {
+        if (set)
+            put_reach(t, REACH_SUPERVISOR_AC);
+    } else if (!set) {
+        if (!t->smap)
+            put_smap_test(t);
+        put_reach(t, REACH_SUPERVISOR);
+    } else if (!t->smap) {
+        tr_save_flags(t);
+        tr_put_ac(&t->e, true);
+        t->host = false;
+    }
+}
+
 void emit_system(struct translation *t)
 {
     uint32_t second = VCPU_OFFSET(rflags) + 1;
+    if (t->i->kind == KIND_SMAP) {
+        emit_smap(t);
+        return;
+    }
     if (t->i->kind == KIND_SWAPGS) {
         put_swapgs(&t->e);
         return;

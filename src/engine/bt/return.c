@@ -54,8 +54,6 @@ static void load(struct bt_local *l, unsigned reach)
 {
     l->return_reach = (uint8_t)reach;
     l->returns = l->return_stacks[reach].top;
-    l->returns_base = l->return_stacks[reach].base;
-    l->returns_limit = l->return_stacks[reach].limit;
 }
 
 void bt_returns_forget(struct vcpu *v)

@@ -100,7 +100,8 @@ bool bt_may_run(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
     uint32_t requests = vcpu_requests(v);
-    if (is_pending(v, requests) || !v->code64 || v->reach == REACH_USER_ALIGNED ||
+    bool middle = v->cpl == 1 || v->cpl == 2; /* a supervisor to data, and not to STAC or SWAPGS */
+    if (is_pending(v, requests) || !v->code64 || v->reach == REACH_USER_ALIGNED || middle ||
         interp_needs_attention(v) ||
         (l->vm->counting && v->counters.instructions >= l->count_limit))
         return false;
@@ -205,6 +206,14 @@ const uint8_t *bt_do_find(struct vcpu *v, uint64_t target)
     return go_on(v);
 }
 
+/* The stub looks in the table, which strings alone would not fill. */
+static void fill_for_strings(struct vcpu *v, uint64_t to, uint64_t from)
+{
+    enum tlb_reach reach = (enum tlb_reach)v->reach;
+    tlb_fast_fill(v, reach, to, 1, true, true);
+    tlb_fast_fill(v, reach, from, 1, false, true);
+}
+
 const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
 {
     struct bt_local *l = bt_local(v);
@@ -215,8 +224,11 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     merge_flags(v);
     v->rip = s->rip;
     if (s->insn.exec != NULL) {
+        uint64_t to = v->gpr[RDI], from = v->gpr[RSI];
         l->counters.light++;
         s->insn.exec(v, &s->insn);
+        if (s->string)
+            fill_for_strings(v, to, from);
         v->counters.instructions += l->vm->counting;
     } else {
         bt_vector_save(v);
@@ -225,7 +237,7 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     /* Not the generation at the start: the interpreter may have served, and cleared, the request
      * that says that units have gone. */
     if (X86_LIKELY(l->generation == atomic_load(&l->vm->generation) && s->resume != NULL &&
-                   v->rip == next && bt_key(v) == s->from->key &&
+                   v->rip == next && bt_key(v) == s->key &&
                    l->fetch_generation == v->tlb.fetch_generation) &&
         bt_may_run(v)) {
         l->flags = bt_flags_of(v->rflags);

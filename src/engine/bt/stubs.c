@@ -129,6 +129,116 @@ static void put_restore_and_push(struct emit *e, const uint8_t *clobbered, unsig
     emit_u32(e, LOCAL_OFFSET(miss_pc));
 }
 
+/*
+ * REP STOS or MOVS, called with S1 = the site; the flags are saved. When DF is clear and all of
+ * each operand is in a page that the table serves, it is done here, on the host's addresses,
+ * element by element as the processor does it. Else the site's way, and from there to the same
+ * place.
+ */
+static void put_string_operand(struct emit *e, unsigned reg, unsigned size, uint32_t table,
+                               uint8_t **miss)
+{
+    emit_mov(e, S0, reg);
+    EMIT(e, 0xc4, 0xe3, 0xfb, 0xf0, (uint8_t)(0xd0 | reg), 8); /* rorx $8, reg, %rdx */
+    EMIT(e, 0x81, 0xe2);                                       /* and $…, %edx */
+    emit_u32(e, (TLB_FAST_ENTRIES - 1) << 4);
+    emit_gs_index(e, true, 0x03, S0, RDX, table); /* the offset in the page, if it is that */
+    EMIT(e, 0x49, 0x81, 0xfa);                    /* cmp $4096, %r10 */
+    emit_u32(e, MEM_PAGE_SIZE);
+    miss[0] = emit_jcc(e, 3); /* jae */
+    emit_lea(e, true, S0, S0, RCX, size, 0);
+    EMIT(e, 0x49, 0x81, 0xfa);
+    emit_u32(e, MEM_PAGE_SIZE);
+    miss[1] = emit_jcc(e, 7);                         /* ja */
+    emit_gs_index(e, true, 0x8b, S0, RDX, table + 8); /* addend */
+}
+
+static uint32_t fast_table(unsigned reach, bool write)
+{
+    return (uint32_t)(VCPU_OFFSET(tlb.fast) +
+                      (reach * 2 + write) * sizeof(((struct tlb *)0)->fast[0][0]));
+}
+
+/* One element, RCX times; the host's own string instruction takes long to begin. */
+static void put_string_few(struct emit *e, bool moves, unsigned size)
+{
+    static const uint8_t prefix[4][2] = {{0, 0x88}, {0x66, 0x89}, {0, 0x89}, {0x48, 0x89}};
+    uint8_t *loop = e->at;
+    for (unsigned load = moves; load < 2; load--) { /* mov (%rsi), %rax; mov %rax, (%rdi) */
+        if (prefix[size][0] != 0)
+            EMIT(e, prefix[size][0]);
+        EMIT(e, (uint8_t)(prefix[size][1] | load << 1), load ? 6 : 7);
+    }
+    if (moves)
+        emit_lea(e, true, RSI, RSI, EMIT_NO_INDEX, 0, 1 << size);
+    emit_lea(e, true, RDI, RDI, EMIT_NO_INDEX, 0, 1 << size);
+    EMIT(e, 0xff, 0xc9); /* dec %ecx */
+    emit_patch(emit_jcc(e, 5), loop);
+}
+
+static void put_string_many(struct emit *e, bool moves, unsigned size)
+{
+    if (size == 1)
+        EMIT(e, 0x66);
+    EMIT(e, 0xf3);
+    if (size == 3)
+        EMIT(e, 0x48);
+    EMIT(e, (uint8_t)((moves ? 0xa4 : 0xaa) | (size != 0)));
+}
+
+#define STRING_FEW 12u
+
+static uint8_t *make_string(struct emit *e, const struct bt_stubs *stubs, unsigned reach,
+                            bool moves, unsigned size)
+{
+    uint8_t *start = e->at, *miss[5];
+    unsigned misses = 1;
+    EMIT(e, 0x65, 0xf6, 0x04, 0x25); /* testb $DF, %gs:rflags + 1 */
+    emit_u32(e, VCPU_OFFSET(rflags) + 1);
+    EMIT(e, FLAG_DF >> 8);
+    miss[0] = emit_jcc(e, 5);
+    EMIT(e, 0x48, 0x81, 0xf9); /* cmp $…, %rcx */
+    emit_u32(e, MEM_PAGE_SIZE >> size);
+    uint8_t *large = emit_jcc(e, 7); /* ja */
+    emit_store(e, RDX, LOCAL_OFFSET(temp[3]));
+    emit_store(e, RAX, LOCAL_OFFSET(temp[4]));
+    if (moves) {
+        put_string_operand(e, RSI, size, fast_table(reach, false), &miss[misses]);
+        misses += 2;
+        emit_mov(e, RAX, S0);
+    }
+    put_string_operand(e, RDI, size, fast_table(reach, true), &miss[misses]);
+    misses += 2;
+    EMIT(e, 0x4c, 0x01, 0xd7); /* add %r10, %rdi */
+    if (moves)
+        EMIT(e, 0x48, 0x01, 0xc6, 0x48, 0x89, 0xc2); /* add %rax, %rsi; mov %rax, %rdx */
+    EMIT(e, 0x83, 0xf9, STRING_FEW);                 /* cmp $…, %ecx */
+    uint8_t *many = emit_jcc(e, 3);                  /* jae */
+    EMIT(e, 0x85, 0xc9);                             /* test %ecx, %ecx */
+    uint8_t *none = emit_jcc(e, 4);
+    put_string_few(e, moves, size);
+    uint8_t *done = emit_jmp(e);
+    emit_patch(many, e->at);
+    put_string_many(e, moves, size);
+    emit_patch(none, e->at);
+    emit_patch(done, e->at);
+    EMIT(e, 0x4c, 0x29, 0xd7); /* sub %r10, %rdi */
+    if (moves)
+        EMIT(e, 0x48, 0x29, 0xd6); /* sub %rdx, %rsi */
+    emit_load(e, RDX, LOCAL_OFFSET(temp[3]));
+    emit_load(e, RAX, LOCAL_OFFSET(temp[4]));
+    EMIT(e, 0xc3);
+    for (unsigned n = 1; n < misses; n++)
+        emit_patch(miss[n], e->at);
+    emit_load(e, RDX, LOCAL_OFFSET(temp[3]));
+    emit_load(e, RAX, LOCAL_OFFSET(temp[4]));
+    emit_patch(miss[0], e->at);
+    emit_patch(large, e->at);
+    EMIT(e, 0x48, 0x8d, 0x64, 0x24, 8); /* lea 8(%rsp), %rsp: not back there */
+    emit_jmp_to(e, stubs->site);
+    return start;
+}
+
 /* C keeps RBX, RBP and R12 up. */
 static uint8_t *make_check(struct emit *e, unsigned reach, bool write)
 {
@@ -215,7 +325,7 @@ static uint8_t *make_unpaired(struct emit *e, const struct bt_stubs *stubs, unsi
 static uint8_t *make_underflow(struct emit *e, const struct bt_stubs *stubs, unsigned reach)
 {
     uint8_t *start = e->at;
-    put_rsp(e, 0x8b, LOCAL_OFFSET(returns_base));
+    put_rsp(e, 0x8b, BT_RETURNS_OFFSET(reach, base));
     emit_jmp_to(e, stubs->unpaired[reach]);
     return start;
 }
@@ -286,6 +396,10 @@ void bt_stubs_make(struct bt_vm *vm)
     for (unsigned reach = 0; reach < TLB_FAST_REACHES; reach++) {
         for (unsigned write = 0; write < 2; write++)
             s->check[reach][write] = make_check(&e, reach, write);
+        for (unsigned size = 0; size < 4; size++) {
+            s->strings[reach][BT_STOS][size] = make_string(&e, s, reach, false, size);
+            s->strings[reach][BT_MOVS][size] = make_string(&e, s, reach, true, size);
+        }
         s->unpaired[reach] = make_unpaired(&e, s, reach);
         s->underflow[reach] = make_underflow(&e, s, reach);
     }

@@ -195,7 +195,7 @@ static void put_indirect_cold(struct translation *t, const struct bt_cold *c)
 static void put_indirect(struct translation *t, int32_t undo, uint8_t modrm)
 {
     struct emit *e = &t->e;
-    unsigned reach = t->u->key & BT_KEY_REACH;
+    unsigned reach = t->reach;
     struct bt_cold *c = &t->s->cold[t->cold_count++];
     *c = (struct bt_cold){.kind = COLD_INDIRECT, .undo = undo, .rip = t->i->offset};
     tr_save_flags(t);
@@ -219,9 +219,10 @@ static void put_returns_check(struct translation *t)
 {
     struct emit *e = &t->e;
     struct bt_cold *c = &t->s->cold[t->cold_count++];
-    EMIT(e, 0x65, 0x48, 0x3b, 0x24, 0x25); /* cmp %gs:returns_limit, %rsp */
-    emit_u32(e, LOCAL_OFFSET(returns_limit));
-    *c = (struct bt_cold){.kind = COLD_RETURNS, .patch = emit_jcc(e, 2)}; /* jb */
+    EMIT(e, 0x65, 0x48, 0x3b, 0x24, 0x25); /* cmp %gs:limit, %rsp */
+    emit_u32(e, BT_RETURNS_OFFSET(t->reach, limit));
+    *c =
+        (struct bt_cold){.kind = COLD_RETURNS, .reach = t->reach, .patch = emit_jcc(e, 2)}; /* jb */
     c->after = e->at;
 }
 
@@ -237,7 +238,7 @@ static void put_return_point(struct translation *t)
         emit_mov_constant(e, S1, rip);
         EMIT(e, 0x4d, 0x39, 0xda); /* cmp %r11, %r10 */
     }
-    emit_patch(emit_jcc(e, 5), t->vm->stubs.unpaired[t->u->key & BT_KEY_REACH]); /* jne */
+    emit_patch(emit_jcc(e, 5), t->vm->stubs.unpaired[t->reach]); /* jne */
     t->in_s1 = 0;
     put_exit(t, EXIT_JMP, rip);
     t->done = true;
@@ -275,25 +276,50 @@ void tr_ret(struct translation *t)
     t->done = true;
 }
 
-void tr_site(struct translation *t, const struct bt_insn *i, bool ends)
+/* S1 = the record of the site; the flags are saved. */
+static struct bt_site *put_site(struct translation *t, const struct bt_insn *i)
 {
     struct bt_site *s = &t->s->sites[t->site_count++];
     tr_save_flags(t);
     tr_settle_rsp(t);
     tr_count(t, 0);
-    *s = (struct bt_site){.from = t->u, .insn = i->in, .rip = insn_rip(t, i)};
+    *s = (struct bt_site){.from = t->u,
+                          .insn = i->in,
+                          .rip = insn_rip(t, i),
+                          .key = (uint8_t)((t->u->key & ~BT_KEY_REACH) | t->reach)};
     EMIT(&t->e, 0x49, 0xbb); /* mov $s, %r11 */
     emit_u64(&t->e, (uint64_t)(t->site_count - 1));
     s->patch = t->e.at - 8;
-    emit_jmp_to(&t->e, t->vm->stubs.site);
-    if (ends) {
-        t->done = true;
-        return;
-    }
+    return s;
+}
+
+static void put_resume(struct translation *t, struct bt_site *s)
+{
     s->resume = bt_exec(t->vm, t->e.at);
     tr_forget(t);
     t->host = false;
     t->saved = true;
+}
+
+void tr_site(struct translation *t, const struct bt_insn *i, bool ends)
+{
+    struct bt_site *s = put_site(t, i);
+    emit_jmp_to(&t->e, t->vm->stubs.site);
+    if (ends)
+        t->done = true;
+    else
+        put_resume(t, s);
+}
+
+void tr_string(struct translation *t, const struct bt_insn *i)
+{
+    static const uint8_t log2_of[9] = {[1] = 0, [2] = 1, [4] = 2, [8] = 3};
+    const ZydisDecodedOperand *o = &i->full.operands[0]; /* ES:RDI */
+    enum bt_string kind = i->full.operands[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? BT_MOVS : BT_STOS;
+    struct bt_site *s = put_site(t, i);
+    s->string = true;
+    emit_call_to(&t->e, t->vm->stubs.strings[t->reach][kind][log2_of[o->size / 8]]);
+    put_resume(t, s);
 }
 
 /* ---- the seldom run part ---- */
@@ -398,9 +424,19 @@ static void put_returns_cold(struct translation *t, const struct bt_cold *c)
 {
     struct emit *e = &t->e;
     emit_patch(c->patch, e->at);
-    EMIT(e, 0x65, 0x48, 0x8b, 0x24, 0x25); /* mov %gs:returns_base, %rsp */
-    emit_u32(e, LOCAL_OFFSET(returns_base));
+    EMIT(e, 0x65, 0x48, 0x8b, 0x24, 0x25); /* mov %gs:base, %rsp */
+    emit_u32(e, BT_RETURNS_OFFSET(c->reach, base));
     emit_jmp_to(e, c->after);
+}
+
+/* CLAC without SMAP: the reach stays as it is, and what the code goes on with is another unit's. */
+static void put_no_smap(struct translation *t, const struct bt_cold *c)
+{
+    emit_patch(c->patch, t->e.at);
+    tr_put_ac(&t->e, false);
+    t->uncounted = c->count;
+    tr_count(t, 0);
+    put_to_indirect(t, c->target);
 }
 
 /* The list grows meanwhile. */
@@ -426,6 +462,9 @@ static void put_cold(struct translation *t)
             break;
         case COLD_POLL:
             put_poll_cold(t, &c);
+            break;
+        case COLD_NO_SMAP:
+            put_no_smap(t, &c);
             break;
         }
     }
@@ -662,6 +701,12 @@ static void emit_insn(struct translation *t)
     case KIND_SITE_END:
         tr_site(t, t->i, t->i->kind == KIND_SITE_END);
         return; /* counts itself */
+    case KIND_STRING:
+        if (t->vm->counting) /* each iteration, which the interpreter does */
+            tr_site(t, t->i, false);
+        else
+            tr_string(t, t->i);
+        return;
     case KIND_SKIP:
         break;
     case KIND_COPY:
@@ -680,6 +725,7 @@ static void emit_insn(struct translation *t)
     case KIND_CLD:
     case KIND_SWAPGS:
     case KIND_PUSHF:
+    case KIND_SMAP:
         emit_system(t);
         break;
     default:
@@ -751,6 +797,8 @@ int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const
         .vm = vm,
         .u = u,
         .s = vm->scratch,
+        .reach = u->key & BT_KEY_REACH,
+        .smap = (u->key & BT_KEY_REACH) == REACH_SUPERVISOR,
         .e = {.at = u->code, .to_exec = vm->memory.exec - vm->memory.write},
     };
     vm->scratch->number++;

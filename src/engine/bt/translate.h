@@ -26,6 +26,8 @@ enum bt_kind {
     KIND_SWAPGS,
     KIND_PUSHF,
     KIND_CLD,
+    KIND_SMAP,   /* STAC, CLAC */
+    KIND_STRING, /* REP STOS, REP MOVS: a stub, or the interpreter; and the unit goes on */
 };
 
 enum bt_add { ADD_FIXED, ADD_IMMEDIATE, ADD_NEGATIVE, ADD_DISPLACEMENT };
@@ -89,7 +91,15 @@ struct tr_fact {
  * nothing, for the address is a constant. */
 enum bt_check_form { CHECK_OF_LINEAR, CHECK_OF_OFFSET, CHECK_OF_CONSTANT };
 
-enum bt_cold_kind { COLD_CHECK, COLD_EXIT, COLD_UNLINKED, COLD_INDIRECT, COLD_RETURNS, COLD_POLL };
+enum bt_cold_kind {
+    COLD_CHECK,
+    COLD_EXIT,
+    COLD_UNLINKED,
+    COLD_INDIRECT,
+    COLD_RETURNS,
+    COLD_POLL,
+    COLD_NO_SMAP,
+};
 
 struct bt_cold {
     enum bt_cold_kind kind;
@@ -97,6 +107,7 @@ struct bt_cold {
     int32_t undo;          /* of COLD_INDIRECT: what the jump has added to RSP */
     uint8_t *after, *stub; /* where it goes on; of a check */
     uint8_t form;          /* enum bt_check_form */
+    uint8_t reach;         /* of COLD_RETURNS */
     uint32_t what, slot;
     uint32_t table; /* that has been added to S0, or 0 */
     uint32_t span;  /* bytes that must be in one page, from `back` below the access; or 0 */
@@ -146,6 +157,8 @@ struct translation {
     struct emit e;
     unsigned cold_count, exit_count, site_count, mark_count;
     const struct bt_insn *i; /* under way */
+    uint8_t reach;           /* of its accesses: STAC and CLAC change it */
+    bool smap;               /* is on, for certain: so the reach says what AC is */
     /* Where the guest's arithmetic flags are: in RFLAGS, in local->flags, or both. Neither: their
      * maker can make them again; or none has run yet, and nobody will ask before. */
     bool host, saved;
@@ -212,6 +225,7 @@ void tr_call(struct translation *t, uint64_t target);
 void tr_call_indirect(struct translation *t);
 void tr_ret(struct translation *t); /* to S0; the flags have been saved */
 void tr_site(struct translation *t, const struct bt_insn *i, bool ends);
+void tr_string(struct translation *t, const struct bt_insn *i);
 /* Guest register into a host register, and back. */
 void tr_get(struct translation *t, unsigned host, unsigned guest);
 void tr_put(struct translation *t, unsigned guest, unsigned host);
@@ -298,5 +312,6 @@ void emit_lea_insn(struct translation *t);
 void emit_stack(struct translation *t);
 void emit_branch(struct translation *t);
 void emit_system(struct translation *t);
+void tr_put_ac(struct emit *e, bool on); /* RFLAGS are lost */
 
 #endif

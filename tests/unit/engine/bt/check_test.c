@@ -436,6 +436,26 @@ static void site_record(void **state)
     refused("site: of another unit");
 }
 
+#define REP_STOS 0xf3, 0x48, 0xab
+
+static void string_stub(void **state)
+{
+    uint8_t *const(*stubs)[BT_STRINGS][4] = rig->vm.stubs.strings;
+    MAKE(0xf3, 0xa4, 0xf2, 0x66, 0xa5, 0xf3, 0xab, REP_STOS); /* one accepted of each size */
+    MAKE(REP_STOS);
+    emit_patch(FIND(0x49, 0xbb) + 11, stubs[REACH_SUPERVISOR][BT_STOS][3]);
+    refused("flow: a call of something else");
+    MAKE(REP_STOS);
+    FIND(0x49, 0xbb)[2] ^= 8;
+    refused("site: no record of this unit");
+    MAKE(REP_STOS);
+    rig->u.sites[0].resume = NULL;
+    refused("site: a string that goes on elsewhere");
+    MAKE(REP_STOS, NOP, LOAD);
+    FIND(0x49, 0xbb)[10] = 0xe9; /* jmp */
+    refused("flow: to no known stub");
+}
+
 static void crossing_token(void **state)
 {
     MAKE(LOAD);
@@ -662,6 +682,7 @@ int main(void)
         cmocka_unit_test(exit_of_exit),
         cmocka_unit_test(exit_linked),
         cmocka_unit_test(site_record),
+        cmocka_unit_test(string_stub),
         cmocka_unit_test(crossing_token),
         cmocka_unit_test(crossing_second),
         cmocka_unit_test(poll_with_flags_saved),
