@@ -259,7 +259,7 @@ static bool handler_is_light(const struct bt_insn *i)
 /* REP STOS and MOVS of flat operands. */
 static bool is_plain_string(const struct bt_insn *i)
 {
-    switch (i->full.insn.mnemonic) {
+    switch (i->full->insn.mnemonic) {
     case ZYDIS_MNEMONIC_STOSB:
     case ZYDIS_MNEMONIC_STOSW:
     case ZYDIS_MNEMONIC_STOSD:
@@ -268,7 +268,7 @@ static bool is_plain_string(const struct bt_insn *i)
     case ZYDIS_MNEMONIC_MOVSW:
     case ZYDIS_MNEMONIC_MOVSD: /* of SSE2 too, which has no REP */
     case ZYDIS_MNEMONIC_MOVSQ:
-        return i->full.insn.meta.category == ZYDIS_CATEGORY_STRINGOP &&
+        return i->full->insn.meta.category == ZYDIS_CATEGORY_STRINGOP &&
                (i->in.prefixes & (INSN_REP | INSN_REPNE)) != 0 && i->in.address_size == 8 &&
                i->in.seg != SEG_FS && i->in.seg != SEG_GS;
     default:

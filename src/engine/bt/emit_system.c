@@ -116,7 +116,7 @@ static void put_smap_test(struct translation *t)
 
 static void emit_smap(struct translation *t)
 {
-    bool set = t->i->full.insn.mnemonic == ZYDIS_MNEMONIC_STAC;
+    bool set = t->i->full->insn.mnemonic == ZYDIS_MNEMONIC_STAC;
     if (t->reach == REACH_SUPERVISOR) {
         if (set)
             put_reach(t, REACH_SUPERVISOR_AC);
