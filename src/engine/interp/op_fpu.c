@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The XSAVE family and FXSAVE by hand (SDM 1 chapter 13); every other x87 and vector instruction
- * runs as a copy on the host, see engine/host/copy.h. */
+/* The XSAVE family, FXSAVE (SDM 1 chapter 13) and x87 environments by hand; every other x87 and
+ * vector instruction runs as a copy on the host, see engine/host/copy.h. */
 #include "engine/interp/interp.h"
 
 static uint64_t requested(const struct vcpu *v)
@@ -75,19 +75,6 @@ static const struct insn *environment(struct vcpu *v, const struct insn *i)
     return insn_next(v, i);
 }
 
-insn_exec environment_resolve(const struct insn *i)
-{
-    switch (i->op) {
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FLDENV:
-    case ZYDIS_MNEMONIC_FRSTOR:
-        return environment;
-    default:
-        return NULL;
-    }
-}
-
 insn_exec fpu_resolve(const struct insn *i)
 {
     switch (i->op) {
@@ -107,6 +94,11 @@ insn_exec fpu_resolve(const struct insn *i)
     case ZYDIS_MNEMONIC_FXRSTOR:
     case ZYDIS_MNEMONIC_FXRSTOR64:
         return fxrstor;
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+        return environment;
     default:
         return NULL;
     }
