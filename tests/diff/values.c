@@ -275,6 +275,11 @@ static void value_vector(struct random *r, struct x86_vector *v)
     vectors_clip(v, features_host_xcr0());
 }
 
+void value_clip(struct diff_state *s)
+{
+    vectors_clip(&s->vector, features_host_xcr0());
+}
+
 void value_state(struct random *r, struct diff_state *s)
 {
     static const uint16_t selectors[6] = {0, 0x33, 0x2b, 0, 0, 0};

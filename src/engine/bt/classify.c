@@ -39,7 +39,7 @@ static bool kind_by_mnemonic(struct bt_insn *i)
         i->kind = whole ? KIND_LEAVE : KIND_SITE;
         return true;
     case ZYDIS_MNEMONIC_JMP:
-        i->kind = far                                       ? KIND_SITE_END
+        i->kind = far || !whole                             ? KIND_SITE_END
                   : o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? KIND_JMP
                                                             : KIND_JMP_INDIRECT;
         return true;
@@ -59,8 +59,8 @@ static bool kind_by_mnemonic(struct bt_insn *i)
         break;
     }
     if (zi->meta.category == ZYDIS_CATEGORY_COND_BR) {
-        i->kind = zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && zi->opcode >= 0xe0 ? KIND_SITE_END
-                                                                                   : KIND_JCC;
+        bool counts = zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && zi->opcode >= 0xe0;
+        i->kind = counts || !whole ? KIND_SITE_END : KIND_JCC;
         return true;
     }
     return false;

@@ -127,12 +127,13 @@ void copy_enter_mmx(struct x86_vector *s)
     s->fsw &= (uint16_t)~FSW_TOP;
 }
 
-/* The processor works in halves of 8 bytes, the upper one first, and checks each whole, whatever
- * the mask says (which the manual leaves to it). */
-static void probe_maskmov(struct vcpu *v, uint8_t segment, uint64_t offset, int size)
+/* Processors check each half of 8 bytes whole, whatever the mask says (which the manual leaves to
+ * them): Intel's the upper one first. */
+static void probe_maskmov(struct vcpu *v, uint8_t segment, uint64_t offset, unsigned size)
 {
-    for (int half = size - 8; half >= 0; half -= 8) {
-        uint64_t linear = copy_linear(v, segment, offset + (unsigned)half, 8, true);
+    for (unsigned n = 0; n < size; n += 8) {
+        unsigned half = host_processor.maskmov_upwards ? n : size - 8 - n;
+        uint64_t linear = copy_linear(v, segment, offset + half, 8, true);
         copy_check_natural(v, linear, 8);
         tlb_probe(v, (enum tlb_reach)v->reach, linear, 8, true);
     }

@@ -306,7 +306,8 @@ void fpu_xsave(struct vcpu *v, uint64_t linear, uint64_t mask, bool compact, boo
         used |= XCR0_SSE; /* SDM 1, 13.10 */
     uint64_t written = compact || optimized ? rfbm & used : rfbm;
     uint64_t compact_bv = compact ? rfbm | COMPACT : 0;
-    if (legacy_touched(written, compact ? written & XCR0_SSE : rfbm))
+    if (host_processor.xsave_touches_legacy ||
+        legacy_touched(written, compact ? written & XCR0_SSE : rfbm))
         probe_guest(v, linear, HEADER_OFFSET);
     probe_guest(v, linear + HEADER_OFFSET, AREA_OFFSET - HEADER_OFFSET);
     for (unsigned i = AVX; i < COMPONENTS; i++)
@@ -368,7 +369,8 @@ void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)
     probe_extent(v, linear, rfbm, im.header[1]);
     uint64_t in_legacy = im.header[1] & COMPACT ? im.header[1] & (XCR0_X87 | XCR0_SSE)
                                                 : XCR0_X87 | XCR0_SSE | XCR0_AVX;
-    if (rfbm & in_legacy) /* the processor touches it, loaded or not */
+    /* the processor touches it, loaded or not */
+    if ((rfbm & in_legacy) || host_processor.xsave_touches_legacy)
         read_guest(v, linear, im.legacy, LEGACY_BYTES);
     check_header(v, im.header);
     uint64_t compact_bv = im.header[1], loaded = rfbm & im.header[0];

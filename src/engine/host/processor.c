@@ -74,6 +74,12 @@ static void find(void)
     p->multiply_keeps_flags = keeps_flags(multiply);
     p->scan_keeps_flags = keeps_flags(scan);
     p->count_keeps_flags = keeps_flags(count);
+    p->whole_selectors = amd;
+    p->movsxd_reads_32 = amd;
+    p->bound_reads_both = amd;
+    p->bcd_flags_of_sum = amd;
+    p->xsave_touches_legacy = amd;
+    p->maskmov_upwards = amd;
     p->refuses_state_63 = amd;
     p->avx = __builtin_cpu_supports("avx");
     p->avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");

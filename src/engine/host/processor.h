@@ -31,6 +31,19 @@ struct host_processor {
     /* Flags that the manuals call undefined stay as they were: of MUL and IMUL; of BSF and BSR; of
      * LZCNT and TZCNT. Probed; so it is on AMD's. On Intel's they depend on the operands alone. */
     bool multiply_keeps_flags, scan_keeps_flags, count_keeps_flags;
+    /* PUSH of a segment register writes, and POP reads, the whole operand, not the selector alone.
+     * AMD's. */
+    bool whole_selectors;
+    /* MOVSXD with 16 bits reads 32 from memory; BOUND reads both limits before it compares. AMD's.
+     */
+    bool movsxd_reads_32, bound_reads_both;
+    /* The undefined flags of AAA, AAS, DAA and DAS: see op_legacy.c. AMD's are those of the sum. */
+    bool bcd_flags_of_sum;
+    /* The XSAVE family must be able to write the legacy region though it stores none of it, and
+     * XRSTOR to read it. AMD's. */
+    bool xsave_touches_legacy;
+    /* MASKMOVDQU looks at its lower half first. AMD's. */
+    bool maskmov_upwards;
     /* XRSTOR refuses bit 63 of XSTATE_BV in the compact format too, where XCOMP_BV has it. AMD's.
      */
     bool refuses_state_63;
