@@ -366,7 +366,9 @@ void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)
     check_xsave(v, linear);
     uint64_t rfbm = mask & v->xcr0;
     read_guest(v, linear + HEADER_OFFSET, im.header, sizeof im.header);
-    probe_extent(v, linear, rfbm, im.header[1]);
+    uint64_t extended = rfbm & im.header[0] & ~(uint64_t)(XCR0_X87 | XCR0_SSE);
+    if (!host_processor.xrstor_skips_empty || !(im.header[1] & COMPACT) || extended)
+        probe_extent(v, linear, rfbm, im.header[1]);
     uint64_t in_legacy = im.header[1] & COMPACT ? im.header[1] & (XCR0_X87 | XCR0_SSE)
                                                 : XCR0_X87 | XCR0_SSE | XCR0_AVX;
     /* the processor touches it, loaded or not */

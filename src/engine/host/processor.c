@@ -80,6 +80,8 @@ static void find(void)
     p->bcd_flags_of_sum = amd;
     p->xsave_touches_legacy = amd;
     p->maskmov_upwards = amd;
+    p->xrstor_skips_empty = amd;
+    p->alignment_first = amd;
     p->refuses_state_63 = amd;
     p->avx = __builtin_cpu_supports("avx");
     p->avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");

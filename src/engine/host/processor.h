@@ -44,6 +44,12 @@ struct host_processor {
     bool xsave_touches_legacy;
     /* MASKMOVDQU looks at its lower half first. AMD's. */
     bool maskmov_upwards;
+    /* XRSTOR of a compact image of which it loads no component beyond the legacy region does not
+     * read the end of the last component asked for. AMD's. */
+    bool xrstor_skips_empty;
+    /* XSAVE and its kin find an area misaligned (#GP) before they find it in SS and not canonical
+     * (#SS). AMD's. */
+    bool alignment_first;
     /* XRSTOR refuses bit 63 of XSTATE_BV in the compact format too, where XCOMP_BV has it. AMD's.
      */
     bool refuses_state_63;
