@@ -4,6 +4,7 @@
 #include "x86/insn.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #include "x86/isa.h"
 
@@ -231,20 +232,50 @@ void insn_decoder_init(struct insn_decoder *d, const struct cpuid_model *model)
 
     for (unsigned set = 0; set <= ZYDIS_ISA_SET_MAX_VALUE; set++)
         d->offered[set] = isa_offered(model, (ZydisISASet)set);
+    d->amd = model->amd;
     for (unsigned m = 0; m < INSN_MODES; m++) {
         ZydisDecoderInit(&d->modes[m], machines[m].machine, machines[m].stack);
         ZydisDecoderEnableMode(&d->modes[m], ZYDIS_DECODER_MODE_KNC, ZYAN_FALSE);
-        ZydisDecoderEnableMode(&d->modes[m], ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_FALSE);
+        ZydisDecoderEnableMode(&d->modes[m], ZYDIS_DECODER_MODE_AMD_BRANCHES, model->amd);
         for (unsigned k = 0; k < sizeof(modes) / sizeof(modes[0]); k++)
             ZydisDecoderEnableMode(&d->modes[m], modes[k].mode, d->offered[modes[k].set]);
     }
 }
 
-/* The hypercalls that the KVM signature promises are no part of VMX or SVM for the guest. */
+/* The hypercalls that the KVM signature promises are no part of VMX or SVM for the guest. 0F 0D
+ * with a register is no NOP of AMD's. */
 static bool offered(const struct insn_decoder *d, const ZydisDecodedInstruction *zi)
 {
+    if (d->amd && zi->meta.isa_set == ZYDIS_ISA_SET_PREFETCH_NOP && zi->raw.modrm.mod == 3)
+        return false;
     return d->offered[zi->meta.isa_set] || zi->mnemonic == ZYDIS_MNEMONIC_VMCALL ||
            zi->mnemonic == ZYDIS_MNEMONIC_VMMCALL;
+}
+
+/* UD0 and UD1 of AMD's processors end with the opcode: what would be their operand is not looked
+ * at (APM 3 UD0). */
+static bool is_undefined_of_amd(const struct insn_decoder *d, enum insn_mode mode,
+                                const uint8_t *bytes, unsigned n)
+{
+    static const uint8_t prefixes[] = {0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x2e,
+                                       0x36, 0x3e, 0x26, 0x64, 0x65};
+    unsigned at = 0;
+    while (d->amd && at < n && memchr(prefixes, bytes[at], sizeof(prefixes)))
+        at++;
+    if (mode == INSN_MODE_64 && at < n && (bytes[at] & 0xf0) == 0x40)
+        at++;
+    return d->amd && at + 2 <= n && bytes[at] == 0x0f &&
+           (bytes[at + 1] == 0xff || bytes[at + 1] == 0xb9);
+}
+
+/* Near branches of AMD's with an operand-size prefix: Zydis knows of the relative ones that they
+ * have 16 bits; the others of 64-bit mode do too (APM 3 CALL, JMP, RET). */
+static bool is_word_branch(const struct insn_decoder *d, enum insn_mode mode,
+                           const ZydisDecodedInstruction *zi)
+{
+    return d->amd && mode == INSN_MODE_64 && zi->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE &&
+           zi->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR &&
+           (zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && !zi->raw.rex.W;
 }
 
 enum insn_status insn_decode(const struct insn_decoder *d, enum insn_mode mode,
@@ -254,6 +285,8 @@ enum insn_status insn_decode(const struct insn_decoder *d, enum insn_mode mode,
     const ZydisDecodedInstruction *zi = &full->insn;
     ZyanStatus status =
         ZydisDecoderDecodeFull(&d->modes[mode], bytes, n, &full->insn, full->operands);
+    if (!ZYAN_SUCCESS(status) && is_undefined_of_amd(d, mode, bytes, n))
+        return INSN_INVALID;
     if (status == ZYDIS_STATUS_NO_MORE_DATA)
         return n >= INSN_LENGTH_MAX ? INSN_TOO_LONG : INSN_PARTIAL;
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
@@ -275,6 +308,8 @@ enum insn_status insn_decode(const struct insn_decoder *d, enum insn_mode mode,
         .length = zi->length,
         .prefixes = prefixes_of(zi),
     };
+    if (is_word_branch(d, mode, zi))
+        out->size = out->stack_size = 2;
     set_operands(out, full);
     out->form = form_of(zi, full->operands);
     return INSN_OK;

@@ -98,6 +98,7 @@ struct insn_full {
 struct insn_decoder {
     ZydisDecoder modes[INSN_MODES];
     bool offered[ZYDIS_ISA_SET_MAX_VALUE + 1];
+    bool amd; /* the model's vendor */
 };
 void insn_decoder_init(struct insn_decoder *d, const struct cpuid_model *model);
 

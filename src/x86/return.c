@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Far return and IRET (SDM 3A 5.8.6, 6.14.3; SDM 2A IRET, 2B RET). All that comes off the stack is
  * the guest's. */
+#include "x86/cpuid.h"
 #include "x86/descriptor.h"
 #include "x86/segment.h"
 
@@ -49,6 +50,16 @@ static void return_commit(struct vcpu *v, const struct x86_code *code,
     vcpu_update_mode(v);
 }
 
+/* AMD's processors read SS and RSP before they look at CS. */
+static void touch_outer(struct vcpu *v, struct x86_stack stack, unsigned size, uint16_t pop_bytes)
+{
+    struct x86_stack ss = stack;
+    x86_stack_skip(&ss, pop_bytes + size);
+    x86_stack_pop_selector(v, &ss, size);
+    x86_stack_skip(&stack, pop_bytes);
+    x86_stack_pop(v, &stack, size);
+}
+
 void x86_far_return(struct vcpu *v, unsigned size, uint16_t pop_bytes)
 {
     struct x86_stack stack, outer;
@@ -60,6 +71,8 @@ void x86_far_return(struct vcpu *v, unsigned size, uint16_t pop_bytes)
     x86_stack_current(v, &stack, 0);
     uint64_t rip = x86_stack_pop(v, &stack, size);
     uint16_t cs = x86_stack_pop_selector(v, &stack, size);
+    if ((cs & 3) != v->cpl && cpuid_is_amd(v))
+        touch_outer(v, stack, size, pop_bytes);
     return_code(v, cs, &code);
     x86_stack_skip(&stack, pop_bytes);
     if ((cs & 3) == v->cpl) {
@@ -141,9 +154,10 @@ void x86_iret(struct vcpu *v, unsigned size, uint64_t next_rip)
         return;
     }
     uint64_t flags = iret_flags(v, popped, size);
-    return_code(v, cs, &code);
-
     bool loads_ss = v->code64 || (cs & 3) != v->cpl;
+    if (loads_ss && cpuid_is_amd(v))
+        touch_outer(v, stack, size, 0);
+    return_code(v, cs, &code);
     if (loads_ss) {
         if (!(code.segment.attributes & ATTR_P))
             x86_raise_selector(v, VECTOR_NP, cs, 0);

@@ -3,6 +3,7 @@
  * 7.2; SDM 2A LLDT, LTR; SDM 2B MOV). Selectors and descriptors are the guest's. */
 #include "x86/segment.h"
 
+#include "x86/cpuid.h"
 #include "x86/descriptor.h"
 
 static void load_ss(struct vcpu *v, uint16_t selector)
@@ -129,14 +130,15 @@ static bool access_allowed(const struct vcpu *v, const struct x86_segment *s, bo
     return !write || (s->attributes & TYPE_WRITABLE);
 }
 
-/* A limit of 4 GiB is none: an access that wraps there is allowed (SDM 3A 5.3 leaves it open; the
- * processor that tests/diff was made on allows it). */
-static bool within_limit(const struct x86_segment *s, uint32_t offset, unsigned size)
+/* A limit of 4 GiB is none for Intel's processors: an access that wraps there is allowed (SDM
+ * 3A 5.3 leaves it open; tests/diff). */
+static bool within_limit(const struct vcpu *v, const struct x86_segment *s, uint32_t offset,
+                         unsigned size)
 {
     uint64_t last = (uint64_t)offset + size - 1;
     if ((s->attributes & (TYPE_CODE | TYPE_EXPAND_DOWN)) == TYPE_EXPAND_DOWN)
         return offset > s->limit && last <= ((s->attributes & ATTR_DB) ? 0xffffffff : 0xffff);
-    return last <= s->limit || s->limit == 0xffffffff;
+    return last <= s->limit || (s->limit == 0xffffffff && !cpuid_is_amd(v));
 }
 
 uint64_t x86_segment_linear(struct vcpu *v, const struct x86_segment *s, bool is64, uint64_t offset,
@@ -147,7 +149,7 @@ uint64_t x86_segment_linear(struct vcpu *v, const struct x86_segment *s, bool is
             x86_raise_error(v, vector, error);
         return offset;
     }
-    if (!access_allowed(v, s, write) || !within_limit(s, (uint32_t)offset, size))
+    if (!access_allowed(v, s, write) || !within_limit(v, s, (uint32_t)offset, size))
         x86_raise_error(v, vector, error);
     return (uint32_t)(s->base + offset);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Staged stacks and code targets of far transfers and event delivery (SDM 3A 5.8, 6.12, 6.14). No
  * push reaches memory before every check of the transfer is done. */
+#include "x86/cpuid.h"
 #include "x86/descriptor.h"
 
 void x86_stack_current(struct vcpu *v, struct x86_stack *s, uint32_t ext)
@@ -111,6 +112,8 @@ uint64_t x86_stack_pop(struct vcpu *v, struct x86_stack *s, unsigned size)
 
 uint16_t x86_stack_pop_selector(struct vcpu *v, struct x86_stack *s, unsigned size)
 {
+    if (cpuid_is_amd(v)) /* the whole slot is read */
+        return (uint16_t)x86_stack_pop(v, s, size);
     uint16_t selector = (uint16_t)x86_stack_pop(v, s, 2);
     x86_stack_skip(s, size - 2);
     return selector;

@@ -96,7 +96,7 @@ void x86_sysexit(struct vcpu *v, unsigned size)
 {
     uint16_t cs = (uint16_t)(v->sysenter_cs & 0xfffc);
     bool to64 = size == 8 && v->long_mode;
-    if (v->long_mode && cpuid_is_amd(v))
+    if (v->long_mode && cpuid_is_amd(v) && v->cpl == 0) /* a Zen 3 looks at CPL first */
         x86_raise(v, VECTOR_UD);
     if (x86_real_mode(v) || v->cpl != 0 || cs == 0)
         x86_raise_gp0(v);

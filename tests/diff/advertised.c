@@ -2,6 +2,7 @@
 /* See advertised.h. */
 #include "advertised.h"
 
+#include "engine/host/processor.h"
 #include "x86/insn.h"
 #include "x86/isa.h"
 
@@ -10,6 +11,7 @@ static struct insn_decoder model_decoder;
 
 int features_init(struct error *e)
 {
+    host_processor_find();
     int err = cpuid_model_build(&model, "max", 1000000000, 1, e);
     if (err == 0)
         insn_decoder_init(&model_decoder, &model);
@@ -24,6 +26,11 @@ bool features_advertise(ZydisISASet set)
 void features_decoder(ZydisDecoder *decoder, bool code32)
 {
     *decoder = model_decoder.modes[code32 ? INSN_MODE_32 : INSN_MODE_64];
+}
+
+bool features_amd(void)
+{
+    return model.amd;
 }
 
 uint64_t features_xcr0(void)

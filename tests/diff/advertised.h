@@ -19,6 +19,7 @@ bool features_advertise(ZydisISASet set);
  * encodings are those of older instructions. */
 void features_decoder(ZydisDecoder *decoder, bool code32);
 
+bool features_amd(void);           /* vendor */
 uint64_t features_xcr0(void);      /* that the guest may set */
 uint64_t features_host_xcr0(void); /* that the host's kernel has set */
 

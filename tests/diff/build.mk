@@ -6,6 +6,7 @@ TEST_DEPS += $(DIFF)
 
 $(DIFF): $(DIFF_OBJS) $(BUILD)/libdoppel.a
 	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/tests/diff/values.o: ALL_CFLAGS += -Itests/support
 $(DIFF_OBJS): | $(NEED)
 ifneq ($(wildcard src/engine/interp/*.c),)
 $(DIFF_OBJS): ALL_CFLAGS += -DDIFF_INTERP

@@ -104,6 +104,7 @@ struct diff_case {
     uint32_t unordered_size;
     uint64_t unordered_mask; /* of the address size: where they wrap */
     bool partial_store;      /* a fault may come after the stores, or before: a far CALL's target */
+    uint64_t mxcsr_mask_at;  /* where it stores MXCSR_MASK, or 0 */
     bool partial_load; /* a fault may come when some of the registers have been loaded: XRSTOR */
     /* Not one instruction but a block (tests/blocks): its code is in the patches, length is 0. It
      * runs until it faults or meets an INT3, or for DIFF_BLOCK_LIMIT instructions. */

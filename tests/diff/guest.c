@@ -58,7 +58,8 @@ static int wire(struct guest *g, struct error *e)
                                         .clock = g->clock,
                                         .cpuid = &g->model,
                                         .msrs = &g->msrs,
-                                        .gate = &gate_live,
+                                        .gate = &gate_repeatable,
+                                        .gate_context = &g->random,
                                         .physical_address_bits = 40};
     g->v->platform = &g->platform;
     err = g->engine->vm_init(&g->platform, &g->engine_vm, e);
@@ -102,6 +103,7 @@ static void load(struct guest *g, const struct diff_case *c)
     const struct diff_state *s = &c->in;
     struct vcpu *v = g->v;
 
+    g->random = c->seed;
     memcpy(v->gpr, s->gpr, sizeof(v->gpr));
     v->rip = s->rip;
     v->rflags = s->rflags;

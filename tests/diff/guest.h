@@ -60,6 +60,7 @@ struct guest {
     struct vm_clock *clock;
     struct cpuid_model model;
     struct msr_table msrs;
+    uint64_t random; /* what RDRAND goes on from, the same in every run of a case */
     struct x86_platform platform;
     struct vcpu *v;
     void *engine_vm;

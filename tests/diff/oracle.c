@@ -73,6 +73,13 @@ static int check_ldt(struct error *e)
     return 0;
 }
 
+static uint32_t host_mxcsr_mask(void)
+{
+    _Alignas(16) uint32_t image[128] = {0};
+    __asm__("fxsave64 %0" : "+m"(image));
+    return image[7];
+}
+
 static int check_host(struct oracle_xsave *x, bool code32, struct error *e)
 {
     uint32_t a, b, c, d;
@@ -81,6 +88,7 @@ static int check_host(struct oracle_xsave *x, bool code32, struct error *e)
         return error_set(e, ENOTSUP, "the host has no XSAVE");
     if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT))
         return error_set(e, ENOTSUP, "the host's kernel has no FSGSBASE");
+    x->host_mxcsr_mask = host_mxcsr_mask();
     x->ymm_high = component_offset(2);
     x->opmask = component_offset(5);
     x->zmm_high = component_offset(6);

@@ -153,6 +153,15 @@ static bool left_for_absent_code(const struct diff_case *c, const struct diff_ou
            o->out.rip - c->in.rip >= c->length;
 }
 
+/* What the CPUID model offers in its place. The image is aligned. */
+static void offer_mxcsr_mask(const struct diff_case *c)
+{
+    int offset = c->mxcsr_mask_at ? diff_arena_offset(c->mxcsr_mask_at) : -1;
+    uint32_t *mask = (uint32_t *)(child.arena + offset);
+    if (offset >= 0 && offset % 4 == 0 && *mask == child.shared->xsave.host_mxcsr_mask)
+        *mask = (uint32_t)~MXCSR_RESERVED;
+}
+
 static void collect(const struct diff_case *c, struct diff_outcome *o, const ucontext_t *u)
 {
     const greg_t *g = u->uc_mcontext.gregs;
@@ -178,6 +187,7 @@ static void collect(const struct diff_case *c, struct diff_outcome *o, const uco
         o->out.rflags &= ~(uint64_t)FLAG_RF;
         o->vector = DIFF_NO_VECTOR;
     }
+    offer_mxcsr_mask(c);
     diff_arena_collect(o, child.arena, child.before, child.base, c);
 }
 

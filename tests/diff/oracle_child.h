@@ -10,6 +10,7 @@
 /* Where XSAVE puts the components (CPUID leaf 0Dh); offset 0 = the host has it not. */
 struct oracle_xsave {
     uint32_t ymm_high, opmask, zmm_high, zmm_upper;
+    uint32_t host_mxcsr_mask;
     uint64_t mask; /* components that a case sets */
 };
 

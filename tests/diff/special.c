@@ -244,7 +244,7 @@ static void load_mxcsr(struct generator *g)
     uint32_t mxcsr = (uint32_t)(random_next(&g->r) & 0xffff);
 
     if (random_chance(&g->r, 10))
-        mxcsr |= 1u << (16 + random_below(&g->r, 16));
+        mxcsr |= 1u << (18 + random_below(&g->r, 14)); /* 17 is AMD's MISALIGNSSE, not offered */
     patch_target(g, memory_operand(g, false), &mxcsr, 4);
 }
 
@@ -439,6 +439,12 @@ static void special_by_mnemonic(struct generator *g)
     case ZYDIS_MNEMONIC_FRSTOR:
         x87_image(g);
         break;
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB: /* AMD's do not mind a segment that is execute-only */
+        if (features_amd() && g->c->code32)
+            g->c->in.selector[SEG_CS] = DIFF_SELECTOR_CODE;
+        break;
     case ZYDIS_MNEMONIC_FLD:
     case ZYDIS_MNEMONIC_FBLD:
         load_x87_memory(g);
@@ -477,10 +483,12 @@ static uint64_t linear_of(const struct generator *g, int memory)
 }
 
 /* A store of some elements: CR2 is any byte of the operand (the processor reports now an element's
- * first byte, now its last). */
-static bool is_masked_store(const struct generator *g, int memory)
+ * first byte, now its last). AMD's processors may find a load's page absent before they find that
+ * the rest is not canonical or beyond a limit. */
+static bool is_masked_access(const struct generator *g, int memory)
 {
-    if (memory < 0 || !(g->operands[memory].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+    bool store = memory >= 0 && (g->operands[memory].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+    if (memory < 0 || !(store || features_amd()))
         return false;
     switch (g->form->mnemonic) {
     case ZYDIS_MNEMONIC_VMASKMOVPS:
@@ -522,7 +530,7 @@ static void mark_unordered(struct generator *g)
     int memory = memory_operand(g, false);
     bool stack = false;
 
-    if (is_masked_store(g, memory)) {
+    if (is_masked_access(g, memory)) {
         c->unordered = linear_of(g, memory);
         c->unordered_size = g->operands[memory].size / 8;
         return;
@@ -548,6 +556,17 @@ static void mark_unordered(struct generator *g)
             c->unordered_mask = UINT32_MAX;
             c->unordered = legacy_stack(c, -(int64_t)c->unordered_size);
             c->partial_store = true;
+        } else if (features_amd()) { /* they look at the target before they store */
+            c->unordered_size = g->insn.operand_width / 8;
+            c->unordered = legacy_stack(c, -(int64_t)c->unordered_size);
+            c->partial_store = true;
+        }
+        return;
+    case ZYDIS_MNEMONIC_PUSH: /* of a segment register, across two pages, in two parts */
+        if (features_amd() && has_segment_register(g)) {
+            c->unordered_size = g->insn.operand_width / 8;
+            c->unordered_mask = UINT32_MAX;
+            c->unordered = legacy_stack(c, -(int64_t)c->unordered_size);
         }
         return;
     case ZYDIS_MNEMONIC_IRET:
@@ -592,6 +611,44 @@ static void mark_unordered(struct generator *g)
     }
 }
 
+/* AMD's processors refuse an offset in FS or GS that is not canonical though the sum with the base
+ * is; the translator looks at the sum only (docs/quirks.md). */
+static void keep_offset_canonical(struct generator *g)
+{
+    for (unsigned i = 0; i < g->insn.operand_count && features_amd() && !g->c->code32; i++) {
+        if (g->operands[i].type != ZYDIS_OPERAND_TYPE_MEMORY || g->form->t.vsib)
+            continue;
+        unsigned segment = generate_segment(&g->operands[i]);
+        uint64_t *base = segment == SEG_FS   ? &g->c->in.fs_base
+                         : segment == SEG_GS ? &g->c->in.gs_base
+                                             : NULL;
+        uint64_t offset = base ? linear_of(g, (int)i) - *base : 0;
+        if ((uint64_t)((int64_t)(offset << 16) >> 16) != offset)
+            *base = 0;
+    }
+}
+
+/* The CPUID model has no MISALIGNSSE, so MXCSR_MASK differs from the host's that has it. */
+static void mark_mxcsr_mask(struct generator *g)
+{
+    int memory = memory_operand(g, false);
+    g->c->mxcsr_mask_at = 0;
+    switch (g->form->mnemonic) {
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+        g->c->mxcsr_mask_at = linear_of(g, memory) + 28;
+        break;
+    default:
+        break;
+    }
+}
+
 void generate_special(struct generator *g)
 {
     g->c->unordered = g->c->unordered_size = 0;
@@ -614,5 +671,7 @@ void generate_special(struct generator *g)
         near_branch(g);
     }
     special_by_mnemonic(g);
+    keep_offset_canonical(g);
     mark_unordered(g);
+    mark_mxcsr_mask(g);
 }

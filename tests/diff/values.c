@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "advertised.h"
+#include "vectors.h"
 
 uint64_t value_integer(struct random *r)
 {
@@ -271,6 +272,12 @@ static void value_vector(struct random *r, struct x86_vector *v)
         v->k[i] = value_integer(r);
     for (unsigned i = 0; i < 32; i++)
         value_bytes(r, (uint8_t *)&v->zmm[X86_ZMM_QWORDS * i], 64);
+    vectors_clip(v, features_host_xcr0());
+}
+
+void value_clip(struct diff_state *s)
+{
+    vectors_clip(&s->vector, features_host_xcr0());
 }
 
 void value_state(struct random *r, struct diff_state *s)

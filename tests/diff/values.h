@@ -16,4 +16,7 @@ void value_bytes(struct random *r, uint8_t *out, unsigned n); /* data of any ele
 /* Everything but RIP. */
 void value_state(struct random *r, struct diff_state *s);
 
+/* Of the vector state what the host has, as value_state leaves it. */
+void value_clip(struct diff_state *s);
+
 #endif

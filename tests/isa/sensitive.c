@@ -453,7 +453,6 @@ static void test_returns(void)
 
 static void test_privileged(void)
 {
-    u8 sysexit_vector = is_amd() ? VECTOR_UD : VECTOR_GP; /* AMD: none in long mode */
     const struct {
         const char *name;
         const u8 *code;
@@ -467,7 +466,7 @@ static void test_privileged(void)
              {"mov-to-cr0", to_cr0, VECTOR_GP}, {"mov-from-cr8", from_cr8, VECTOR_GP},
              {"mov-to-cr3", to_cr3, VECTOR_GP}, {"mov-from-dr7", from_dr7, VECTOR_GP},
              {"mov-to-dr7", to_dr7, VECTOR_GP}, {"swapgs", swapgs_op, VECTOR_GP},
-             {"sysret", sysret_op, VECTOR_GP},  {"sysexit", sysexit_op, sysexit_vector},
+             {"sysret", sysret_op, VECTOR_GP},  {"sysexit", sysexit_op, VECTOR_GP},
              {"xsetbv", xsetbv_op, VECTOR_GP},  {"rdpmc", rdpmc_op, VECTOR_GP},
              {"stac", stac_op, VECTOR_UD},      {"clac", clac_op, VECTOR_UD}};
     write_cr4(read_cr4() | CR4_OSXSAVE | CR4_SMAP);

@@ -134,7 +134,8 @@ static void test_no_sysenter(void)
         want_trap(&r, VECTOR_UD, 0, (u64)t[n].code);
         r = (struct regs){0};
         run_user(&r, t[n].code);
-        want_trap(&r, VECTOR_UD, 0, user(t[n].code));
+        /* a Zen 3 looks at CPL before SYSEXIT is undefined */
+        want_trap(&r, t[n].code == sysenter_op ? VECTOR_UD : VECTOR_GP, 0, user(t[n].code));
         verdict(t[n].name);
     }
     struct regs r = {0};

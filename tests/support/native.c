@@ -9,22 +9,29 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include "engine/host/processor.h"
+#include "vectors.h"
+
+#define FSW_ES     0x80u
+#define COMPONENTS 10u
+
 _Alignas(64) uint8_t native_xsave[4096];
 uint64_t native_gpr[16] __attribute__((used)), native_flags __attribute__((used));
 uint64_t native_code __attribute__((used)), native_host_rsp __attribute__((used));
+uint32_t native_mask __attribute__((used)), native_environment[7] __attribute__((used));
 void native_enter(void);
 void native_exit(void);
 
 static uint8_t *code_page;
 static volatile bool inside;
 static volatile struct native_fault fault;
-static uint32_t component_offset[16];
+static uint32_t component_offset[COMPONENTS]; /* 0: the processor does not have it */
 
 __asm__(".text\n"
         "native_enter:\n"
         "push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
         "mov %rsp, native_host_rsp(%rip)\n"
-        "mov $0xe7, %eax; xor %edx, %edx; xrstor64 native_xsave(%rip)\n"
+        "mov native_mask(%rip), %eax; xor %edx, %edx; xrstor64 native_xsave(%rip)\n"
         "pushq native_flags(%rip); popfq\n"
         ".irp r, rax,rcx,rdx,rbx,rsp,rbp,rsi,rdi,r8,r9,r10,r11,r12,r13,r14,r15\n"
         "mov native_gpr + 8 * native_n_\\r(%rip), %\\r\n"
@@ -37,7 +44,8 @@ __asm__(".text\n"
         "mov native_host_rsp(%rip), %rsp\n"
         "pushfq; popq native_flags(%rip)\n"
         "pushq $2; popfq\n"
-        "mov $0xe7, %eax; xor %edx, %edx; xsave64 native_xsave(%rip)\n"
+        "mov native_mask(%rip), %eax; xor %edx, %edx; xsave64 native_xsave(%rip)\n"
+        "fnstenv native_environment(%rip)\n"
         "fninit; pushq $0x1f80; ldmxcsr (%rsp); pop %rax; vzeroupper\n"
         "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
         "ret\n"
@@ -68,21 +76,25 @@ static void on_signal(int number, siginfo_t *info, void *context)
 
 void native_init(void)
 {
+    host_processor_find();
     static uint8_t stack[65536];
     stack_t alternate = {.ss_sp = stack, .ss_size = sizeof stack};
     sigaltstack(&alternate, NULL);
     struct sigaction a = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     for (unsigned i = 0; i < SIGNALS; i++)
         sigaction(numbers[i], &a, NULL);
-    code_page =
-        mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* FNSTENV stores 32 bits of FIP */
+    code_page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
     if (code_page == MAP_FAILED)
         abort();
-    for (unsigned i = 2; i < 10; i++) {
-        unsigned b, c, d;
-        unsigned size;
-        __cpuid_count(13, i, size, b, c, d);
-        component_offset[i] = b;
+    unsigned high;
+    __asm__("xgetbv" : "=a"(native_mask), "=d"(high) : "c"(0));
+    native_mask &= (uint32_t)(XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512);
+    for (unsigned i = 2; i < COMPONENTS; i++) {
+        unsigned c, d, size, offset;
+        __cpuid_count(13, i, size, offset, c, d);
+        component_offset[i] = native_mask >> i & 1 ? offset : 0;
     }
 }
 
@@ -103,9 +115,19 @@ uint64_t native_rip(void)
     return (uint64_t)(uintptr_t)code_page + 256;
 }
 
+static bool has(unsigned component)
+{
+    return native_mask >> component & 1;
+}
+
 static const uint8_t *part(const uint8_t *base, unsigned component)
 {
     return base + component_offset[component];
+}
+
+void native_clip(struct x86_vector *s)
+{
+    vectors_clip(s, native_mask);
 }
 
 static bool any_set(const uint8_t *p, unsigned n)
@@ -121,9 +143,12 @@ static uint8_t in_use(const uint8_t *image)
 {
     bool x87 =
         image[0] != 0x7f || image[1] != 3 || any_set(image + 2, 22) || any_set(image + 32, 128);
-    return (uint8_t)(x87 | any_set(image + 160, 256) << 1 | any_set(part(image, 2), 256) << 2 |
-                     any_set(part(image, 5), 64) << 5 | any_set(part(image, 6), 512) << 6 |
-                     any_set(part(image, 7), 1024) << 7);
+    static const uint16_t sizes[COMPONENTS] = {[2] = 256, [5] = 64, [6] = 512, [7] = 1024};
+    unsigned bv = (unsigned)x87 | (unsigned)any_set(image + 160, 256) << 1;
+    for (unsigned i = 2; i < COMPONENTS; i++)
+        if (has(i))
+            bv |= (unsigned)any_set(part(image, i), sizes[i]) << i;
+    return (uint8_t)bv;
 }
 
 void native_image_from(uint8_t *image, const struct x86_vector *s)
@@ -135,13 +160,16 @@ void native_image_from(uint8_t *image, const struct x86_vector *s)
         const uint8_t *z = (const uint8_t *)&s->zmm[8 * n];
         if (n < 16) {
             memcpy(image + 160 + 16 * n, z, 16);
-            memcpy((uint8_t *)part(image, 2) + 16 * n, z + 16, 16);
-            memcpy((uint8_t *)part(image, 6) + 32 * n, z + 32, 32);
-        } else {
+            if (has(2))
+                memcpy((uint8_t *)part(image, 2) + 16 * n, z + 16, 16);
+            if (has(6))
+                memcpy((uint8_t *)part(image, 6) + 32 * n, z + 32, 32);
+        } else if (has(7)) {
             memcpy((uint8_t *)part(image, 7) + 64 * (n - 16), z, 64);
         }
     }
-    memcpy((uint8_t *)part(image, 5), s->k, 64);
+    if (has(5))
+        memcpy((uint8_t *)part(image, 5), s->k, 64);
     image[512] = in_use(image);
 }
 
@@ -168,6 +196,11 @@ void native_image_to(const uint8_t *image, struct x86_vector *s)
         memcpy(s->k, part(image, 5), 64);
 }
 
+bool native_pointers_whole(const struct x86_vector *s)
+{
+    return host_processor.saves_pointers || (s->fsw & FSW_ES);
+}
+
 struct native_fault native_run(struct native_state *s, const uint8_t *bytes, unsigned length)
 {
     static const uint8_t jump[] = {0xff, 0x25}; /* through an aligned pointer, because of #AC */
@@ -192,5 +225,10 @@ struct native_fault native_run(struct native_state *s, const uint8_t *bytes, uns
     memcpy(s->gpr, native_gpr, sizeof native_gpr);
     s->rflags = native_flags;
     native_image_to(native_xsave, &s->vector);
+    if (!native_pointers_whole(&s->vector)) {
+        s->vector.fip = native_environment[3];
+        s->vector.fop = native_environment[4] >> 16 & 0x7ff;
+        s->vector.fdp = native_environment[5];
+    }
     return (struct native_fault){fault.vector, fault.error, fault.address};
 }

@@ -37,6 +37,15 @@ uint64_t native_rip(void);
  */
 struct native_fault native_run(struct native_state *s, const uint8_t *bytes, unsigned length);
 
+/* The components of XCR0 that images have here: x87, SSE, AVX, AVX-512, or what there is of them.
+ * clip clears what the processor has not. */
+extern uint32_t native_mask;
+void native_clip(struct x86_vector *s);
+
+/* Whether FIP, FDP and FOP after a run are whole. Else they are what FNSTENV stored, 32 bits, and
+ * zeros where the host's kernel switched tasks at the wrong moment (see fpu.c). */
+bool native_pointers_whole(const struct x86_vector *s);
+
 /* XSAVE images in the standard format, with the processor's own component offsets. */
 extern uint8_t native_xsave[4096];
 void native_image_from(uint8_t *image, const struct x86_vector *s);

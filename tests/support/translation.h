@@ -8,6 +8,7 @@
 
 #include "engine/bt/check.h"
 #include "engine/bt/translate.h"
+#include "engine/host/processor.h"
 #include "x86/cpuid.h"
 
 #define TRANSLATION_LINEAR 0x401000u
@@ -27,6 +28,7 @@ static inline struct translation_rig *translation_create(void)
 {
     struct translation_rig *r = calloc(1, sizeof(*r));
     struct error e = {0};
+    host_processor_find();
     if (r == NULL || cpuid_model_build(&r->cpuid, "max", 1000000000, 1, &e) != 0 ||
         exec_memory_create(&r->vm.memory, TRANSLATION_MEMORY, &e) != 0 ||
         (r->vm.scratch = bt_scratch_create()) == NULL) {

@@ -3,11 +3,12 @@
  * What is to be done with an instruction, and what it does with the arithmetic flags. What is not
  * known here to be safe to run as it is goes to the interpreter.
  *
- * "Undefined" flags count as written: on the processors that doppel has been run on they depend on
- * the operands alone (tests/diff compares them with the processor's). Shifts and rotates by CL
- * leave them as they were when the count is 0.
+ * "Undefined" flags count as written, when they depend on the operands alone on this processor;
+ * some leave them as they were (tests/unit/engine/bt/flags_test.c asks it, tests/diff compares
+ * them). Shifts and rotates by CL leave all as they were when the count is 0.
  */
 #include "engine/bt/translate.h"
+#include "engine/host/processor.h"
 #include "engine/interp/step.h"
 
 static bool kind_by_mnemonic(struct bt_insn *i)
@@ -38,7 +39,7 @@ static bool kind_by_mnemonic(struct bt_insn *i)
         i->kind = whole ? KIND_LEAVE : KIND_SITE;
         return true;
     case ZYDIS_MNEMONIC_JMP:
-        i->kind = far                                       ? KIND_SITE_END
+        i->kind = far || !whole                             ? KIND_SITE_END
                   : o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? KIND_JMP
                                                             : KIND_JMP_INDIRECT;
         return true;
@@ -58,8 +59,8 @@ static bool kind_by_mnemonic(struct bt_insn *i)
         break;
     }
     if (zi->meta.category == ZYDIS_CATEGORY_COND_BR) {
-        i->kind = zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && zi->opcode >= 0xe0 ? KIND_SITE_END
-                                                                                   : KIND_JCC;
+        bool counts = zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && zi->opcode >= 0xe0;
+        i->kind = counts || !whole ? KIND_SITE_END : KIND_JCC;
         return true;
     }
     return false;
@@ -276,6 +277,27 @@ static bool is_plain_string(const struct bt_insn *i)
     }
 }
 
+/* Leaves "undefined" flags as they were: divisions on both vendors' processors, others on some. */
+static bool keeps_undefined(ZydisMnemonic m)
+{
+    switch (m) {
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV:
+        return true;
+    case ZYDIS_MNEMONIC_MUL:
+    case ZYDIS_MNEMONIC_IMUL:
+        return host_processor.multiply_keeps_flags;
+    case ZYDIS_MNEMONIC_BSF:
+    case ZYDIS_MNEMONIC_BSR:
+        return host_processor.scan_keeps_flags;
+    case ZYDIS_MNEMONIC_LZCNT:
+    case ZYDIS_MNEMONIC_TZCNT:
+        return host_processor.count_keeps_flags;
+    default:
+        return false;
+    }
+}
+
 static void flags_of(struct bt_insn *i)
 {
     const ZydisDecodedInstruction *zi = &i->full->insn;
@@ -292,9 +314,7 @@ static void flags_of(struct bt_insn *i)
         zi->opcode != 0xd1 &&
         (zi->raw.imm[0].size == 0 ||
          (i->bytes[zi->raw.imm[0].offset] & (i->in.size == 8 ? 63 : 31)) == 0);
-    /* "Undefined", and left as they were (seen on both vendors' processors). */
-    bool divides = zi->mnemonic == ZYDIS_MNEMONIC_DIV || zi->mnemonic == ZYDIS_MNEMONIC_IDIV;
-    i->flags_all = written == all && !by_cl && !divides;
+    i->flags_all = written == all && !by_cl && !(f->undefined && keeps_undefined(zi->mnemonic));
     i->flags_in = (f->tested & all) != 0 || (written != 0 && !i->flags_all);
 }
 

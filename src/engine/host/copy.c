@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "engine/host/exec_memory.h"
+#include "engine/host/processor.h"
 
 #define CACHE_BYTES   (16u << 20)
 #define CACHE_RESERVE (2u << 20) /* what is left when the cache calls itself full */
@@ -101,8 +102,17 @@ static bool is_integer(ZydisMnemonic m)
            m == ZYDIS_MNEMONIC_CRC32;
 }
 
+/* What reads or writes FIP, FDP and FOP itself is done by hand (environment.c). */
+static bool is_environment(ZydisMnemonic m)
+{
+    return m == ZYDIS_MNEMONIC_FNSTENV || m == ZYDIS_MNEMONIC_FLDENV ||
+           m == ZYDIS_MNEMONIC_FNSAVE || m == ZYDIS_MNEMONIC_FRSTOR;
+}
+
 static bool may_copy(const struct encode_plan *p, const ZydisDecodedInstruction *insn)
 {
+    if (is_environment(insn->mnemonic))
+        return false;
     switch (insn->meta.isa_ext) {
     case ZYDIS_ISA_EXT_KEYLOCKER:
     case ZYDIS_ISA_EXT_KEYLOCKER_WIDE:
@@ -127,14 +137,25 @@ static bool is_waiting(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_FNCLEX:
     case ZYDIS_MNEMONIC_FNSTSW:
     case ZYDIS_MNEMONIC_FNSTCW:
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FENI8087_NOP:
     case ZYDIS_MNEMONIC_FDISI8087_NOP:
     case ZYDIS_MNEMONIC_FSETPM287_NOP:
         return false;
     default:
         return true;
+    }
+}
+
+/* The control instructions leave the pointers alone (SDM 1, 8.1.8; APM 1, 6.2.5), as MMX does. */
+static enum copy_pointers find_pointers(ZydisMnemonic m, uint8_t need)
+{
+    switch (m) {
+    case ZYDIS_MNEMONIC_FNINIT:
+        return POINTERS_CLEARED;
+    case ZYDIS_MNEMONIC_FLDCW:
+        return POINTERS_KEPT;
+    default:
+        return (need & NEED_X87) && is_waiting(m) ? POINTERS_SET : POINTERS_KEPT;
     }
 }
 
@@ -182,6 +203,8 @@ static uint8_t find_alignment(const ZydisDecodedInstruction *insn, unsigned size
     case ZYDIS_MNEMONIC_PCMPISTRM:
         return 1;
     default:
+        if (insn->meta.isa_ext == ZYDIS_ISA_EXT_SHA && host_processor.sha_unaligned)
+            return 1;
         return insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && size == 16 ? 16 : 1;
     }
 }
@@ -331,9 +354,7 @@ static bool find_key(struct copy_key *k, const ZydisDecodedInstruction *insn,
         return false;
     if (k->plan.x87 && (k->need & NEED_X87) && insn->raw.modrm.offset)
         k->fop = (uint16_t)((insn->opcode & 7) << 8 | bytes[insn->raw.modrm.offset]);
-    k->x87_environment =
-        insn->mnemonic == ZYDIS_MNEMONIC_FNSTENV || insn->mnemonic == ZYDIS_MNEMONIC_FLDENV ||
-        insn->mnemonic == ZYDIS_MNEMONIC_FNSAVE || insn->mnemonic == ZYDIS_MNEMONIC_FRSTOR;
+    k->pointers = (uint8_t)find_pointers(insn->mnemonic, k->need);
     return true;
 }
 
@@ -344,6 +365,15 @@ static unsigned hash(const struct copy_key *k)
     for (size_t i = 0; i < sizeof *k; i++)
         h = (h ^ p[i]) * 16777619u;
     return (h ^ h >> 16) % CACHE_BUCKETS;
+}
+
+/* The stub's own moves of vectors and masks must be of the host's processor, or the trial would end
+ * at one of them. */
+static bool can_load(const struct encode_plan *p)
+{
+    if (p->form == ENCODE_EVEX || p->mask_used)
+        return host_processor.avx512;
+    return p->form != ENCODE_VEX || p->vectors == 0 || host_processor.avx;
 }
 
 static struct copy_code *make(struct copy_cache *c, const struct copy_key *k, copy_hand hand)
@@ -367,7 +397,7 @@ static struct copy_code *make(struct copy_cache *c, const struct copy_key *k, co
     code->stub = (uint64_t(*)(struct vcpu *, void *, uint64_t))(uintptr_t)exec;
     code->at = exec + at;
     code->resume = exec + resume;
-    code->undefined = !copy_trial(c->scratch, code);
+    code->undefined = !can_load(&k->plan) || !copy_trial(c->scratch, code);
     return code;
 }
 

@@ -11,7 +11,8 @@
  * it is, so flags and priorities are the processor's); an instruction that the host does not have
  * ends in SIGILL and is #UD; #UD, #NM by CR0.TS/EM,
  * CR4.OSFXSR/OSXSAVE, XCR0 before running; alignment #GP(0)/#AC by the operand rule of the
- * instruction. x87 FIP/FDP/FOP are the guest's, written here, never the host's.
+ * instruction. x87 FIP/FDP/FOP are the guest's, written here, never the host's. What reads or
+ * writes them (FNSTENV, XSAVE, ...) is not copied but done by hand: see fpu_ below.
  */
 #ifndef DOPPEL_ENGINE_HOST_COPY_H
 #define DOPPEL_ENGINE_HOST_COPY_H

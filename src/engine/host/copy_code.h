@@ -26,6 +26,9 @@ enum copy_access {
     ACCESS_COMPRESS, /* as many elements, side by side, as k[mask] has ones */
 };
 
+/* What an x87 instruction does to FIP and FOP, and to FDP if it has a memory operand. */
+enum copy_pointers { POINTERS_KEPT, POINTERS_SET, POINTERS_CLEARED };
+
 struct copy_memory {
     uint8_t access;    /* enum copy_access */
     uint8_t segment;   /* enum x86_sreg */
@@ -59,7 +62,7 @@ struct copy_key {
     uint8_t need;
     uint8_t hand_register[2]; /* MASKMOV: data, mask */
     uint8_t hand_size;
-    bool x87_environment; /* reads or writes FIP, FDP, FOP itself */
+    uint8_t pointers; /* enum copy_pointers; of x87 instructions */
 };
 
 typedef void (*copy_hand)(struct vcpu *v, const struct copy_code *c, uint64_t effective_address);

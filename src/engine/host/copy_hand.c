@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#include "engine/host/processor.h"
 #include "x86/access.h"
 
 #define REGISTER_BYTES 64u
@@ -49,11 +50,11 @@ static uint64_t gather_offset(struct vcpu *v, const struct copy_gather *g, unsig
     return g->address32 ? (uint32_t)offset : offset;
 }
 
-/* Before its first access an AVX2 gather makes each element of the mask, over all of VL, all ones
- * or all zeros, and zeroes both registers above VL. It shows when an element faults. */
+/* Before its first access an AVX2 gather of Intel's makes each element of the mask, over all of VL,
+ * all ones or all zeros, and zeroes both registers above VL. It shows when an element faults. */
 static void prepare_avx2_gather(struct vcpu *v, const struct copy_gather *g)
 {
-    if (g->opmask)
+    if (g->opmask || host_processor.gathers_in_order)
         return;
     for (unsigned i = 0; i < g->vector_size / g->data_size; i++)
         memset(vector(v, g->mask) + i * g->data_size, gather_active(v, g, i) ? 0xff : 0,
@@ -67,8 +68,11 @@ static void run_gather(struct vcpu *v, const struct copy_code *c, uint64_t effec
     uint8_t *data = vector(v, g->data);
     prepare_avx2_gather(v, g);
     for (unsigned i = 0; i < g->count; i++) {
-        if (!gather_active(v, g, i))
+        if (!gather_active(v, g, i)) {
+            if (!g->opmask) /* zero already where it has been prepared */
+                gather_done(v, g, i);
             continue;
+        }
         uint64_t linear =
             copy_linear(v, c->key.memory.segment, gather_offset(v, g, i), g->data_size, g->scatter);
         if (g->opmask) /* the AVX2 ones make no #AC */
@@ -78,7 +82,7 @@ static void run_gather(struct vcpu *v, const struct copy_code *c, uint64_t effec
             x86_store(v, linear, element(at, g->data_size), g->data_size);
         else
             host_store(at, x86_load(v, linear, g->data_size), g->data_size);
-        if (!g->scatter) /* a register written is written to its end */
+        if (!g->scatter && !host_processor.gathers_in_order) /* written to its end */
             memset(data + g->vector_size, 0, REGISTER_BYTES - g->vector_size);
         gather_done(v, g, i);
     }
@@ -123,12 +127,13 @@ void copy_enter_mmx(struct x86_vector *s)
     s->fsw &= (uint16_t)~FSW_TOP;
 }
 
-/* The processor works in halves of 8 bytes, the upper one first, and checks each whole, whatever
- * the mask says (which the manual leaves to it). */
-static void probe_maskmov(struct vcpu *v, uint8_t segment, uint64_t offset, int size)
+/* Processors check each half of 8 bytes whole, whatever the mask says (which the manual leaves to
+ * them): Intel's the upper one first. */
+static void probe_maskmov(struct vcpu *v, uint8_t segment, uint64_t offset, unsigned size)
 {
-    for (int half = size - 8; half >= 0; half -= 8) {
-        uint64_t linear = copy_linear(v, segment, offset + (unsigned)half, 8, true);
+    for (unsigned n = 0; n < size; n += 8) {
+        unsigned half = host_processor.maskmov_upwards ? n : size - 8 - n;
+        uint64_t linear = copy_linear(v, segment, offset + half, 8, true);
         copy_check_natural(v, linear, 8);
         tlb_probe(v, (enum tlb_reach)v->reach, linear, 8, true);
     }

@@ -3,6 +3,7 @@
  * only. On the vCPU's thread; the guest controls addresses and masks. */
 #include "engine/host/copy_code.h"
 
+#include "engine/host/processor.h"
 #include "x86/segment.h"
 
 /* Natural alignment of an operand for #AC (SDM 3A table 6-7). */
@@ -18,7 +19,7 @@ static unsigned natural(unsigned size)
     case 10:
         return 8;
     default:
-        return size <= 8 ? size : 1; /* no #AC for the wide ones on known processors */
+        return size <= 8 ? size : host_processor.aligns_vectors ? 16 : 1;
     }
 }
 

@@ -9,7 +9,10 @@
  *
  * x87 pointers (SDM 1, 8.1.8): the stub starts with sentinels in FIP, FDP and FOP. Where the
  * processor has put other values, the guest's own go in their place; so which instructions set
- * which pointer, and whether only exceptions do (CPUID.7.EBX[6]), is as on this processor.
+ * which pointer, and whether only exceptions do (CPUID.7.EBX[6]), is as on this processor. AMD's
+ * do not tell (fpu.c), nor would the host's kernel keep them through a switch of tasks; there all
+ * but the control instructions set FIP and FOP, and FDP when they have a memory operand
+ * (tests/unit/engine/host/copy_test.c asks the processor about each).
  */
 #include "engine/host/copy_code.h"
 
@@ -19,6 +22,7 @@
 #include <string.h>
 #include <ucontext.h>
 
+#include "engine/host/processor.h"
 #include "x86/access.h"
 
 #define FSW_ES         0x80u
@@ -70,6 +74,7 @@ int copy_trap_install(struct error *e)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, install);
+    host_processor_find();
     if (install_result)
         return error_set(e, install_result, "cannot catch SIGFPE: %s", strerror(install_result));
     return 0;
@@ -157,11 +162,30 @@ static void run_stub(struct vcpu *v, const struct copy_code *c, void *memory)
         v->rflags = (v->rflags & ~(uint64_t)FLAGS_ARITHMETIC) | (after & FLAGS_ARITHMETIC);
 }
 
+static void run_x87_by_rule(struct vcpu *v, const struct copy_code *c, void *memory,
+                            uint64_t offset)
+{
+    struct x86_vector *s = &v->vector;
+    const struct copy_key *k = &c->key;
+    uint64_t fip = s->fip, fdp = s->fdp;
+    uint16_t fop = s->fop;
+    run_stub(v, c, memory); /* returns with zeros, or the host's own */
+    s->fip = k->pointers == POINTERS_SET ? v->rip : fip;
+    s->fop = k->pointers == POINTERS_SET ? k->fop : fop;
+    s->fdp = k->pointers == POINTERS_SET && k->memory.access != ACCESS_NONE ? offset : fdp;
+    if (k->pointers == POINTERS_CLEARED)
+        s->fip = s->fdp = s->fop = 0;
+}
+
 static void run_x87(struct vcpu *v, const struct copy_code *c, void *memory, uint64_t offset)
 {
     struct x86_vector *s = &v->vector;
     s->xsave_header[0] = XCR0_X87;
-    if (c->key.x87_environment || !(c->key.need & (NEED_X87 | NEED_FWAIT))) {
+    if (!host_processor.saves_pointers) {
+        run_x87_by_rule(v, c, memory, offset);
+        return;
+    }
+    if (!(c->key.need & (NEED_X87 | NEED_FWAIT))) {
         run_stub(v, c, memory);
         return;
     }
@@ -209,31 +233,6 @@ static inline void check_alignment(struct vcpu *v, const struct copy_memory *m, 
         x86_raise_gp0(v);
 }
 
-/* An unmasked exception found before the store leaves memory alone (SDM 1, 8.5): then a page that
- * is absent must not fault. So the result comes first here, and the state after it takes effect
- * when the store is known to succeed. */
-static void run_x87_store(struct vcpu *v, const struct copy_code *c, uint64_t offset)
-{
-    const struct copy_memory *m = &c->key.memory;
-    uint8_t *bounce = (uint8_t *)v->vector.scratch;
-    uint8_t before[X87_BYTES], after[X87_BYTES];
-    memcpy(before, &v->vector, X87_BYTES);
-    run_x87(v, c, bounce, offset);
-    unsigned unmasked = v->vector.fsw & ~v->vector.fcw & FSW_EXCEPTIONS;
-    if (unmasked & ~FSW_PE)
-        return;
-    memcpy(after, &v->vector, X87_BYTES);
-    memcpy(&v->vector, before, X87_BYTES);
-    copy_check_natural(v, linear_unchecked(v, m, offset), m->size);
-    if (m->size == M80) {
-        copy_store_bytes(v, m->segment, offset, M80_LOW, bounce);
-        copy_store_bytes(v, m->segment, offset, M80_HIGH, bounce);
-    } else {
-        copy_store_bytes(v, m->segment, offset, copy_whole_bytes(m), bounce);
-    }
-    memcpy(&v->vector, after, X87_BYTES);
-}
-
 /* Page crossings, devices, masked operands with an absent page. A faulting access has changed
  * nothing, because loads come before and probes before stores. */
 static void run_bounced(struct vcpu *v, const struct copy_code *c, uint64_t offset)
@@ -241,17 +240,6 @@ static void run_bounced(struct vcpu *v, const struct copy_code *c, uint64_t offs
     const struct copy_memory *m = &c->key.memory;
     uint8_t *bounce = (uint8_t *)v->vector.scratch;
     memset(bounce, 0, sizeof v->vector.scratch);
-    if (m->size > 64) { /* x87 environments with registers */
-        uint64_t linear = copy_linear(v, m->segment, offset, m->size, m->store);
-        if (m->store)
-            tlb_probe(v, (enum tlb_reach)v->reach, linear, m->size, true);
-        else
-            tlb_read_bytes(v, (enum tlb_reach)v->reach, linear, bounce, m->size);
-        run_with(v, c, bounce, offset);
-        if (m->store)
-            tlb_write_bytes(v, (enum tlb_reach)v->reach, linear, bounce, m->size);
-        return;
-    }
     uint64_t bytes = copy_active_bytes(v, m);
     if (m->size == M80) {
         copy_load_bytes(v, m->segment, offset, M80_LOW, bounce);
@@ -272,7 +260,8 @@ static void *find_masked(struct vcpu *v, const struct copy_memory *m, uint64_t o
     uint64_t linear = linear_unchecked(v, m, offset);
     if (X86_UNLIKELY((v->rflags & FLAG_AC) || m->alignment > 1) && copy_active_bytes(v, m)) {
         check_alignment(v, m, offset);
-        copy_check_natural(v, linear, m->size);
+        if (m->size <= sizeof(uint64_t)) /* the wide ones raise no #AC */
+            copy_check_natural(v, linear, m->size);
     }
     void *memory = v->code64 ? direct(v, linear, m) : NULL;
     if (!memory)
@@ -300,12 +289,47 @@ static void *find_memory(struct vcpu *v, const struct copy_memory *m, uint64_t o
                                                  : find_masked(v, m, offset);
 }
 
+static void probe_store(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
+{
+    if (!find_memory(v, m, offset))
+        copy_probe_bytes(v, m->segment, offset, copy_active_bytes(v, m));
+}
+
+/* An unmasked exception found before the store leaves memory alone (SDM 1, 8.5): then a page that
+ * is absent must not fault, unless the processor looks at it before. So the result comes first
+ * here, and the state after it takes effect when the store is known to succeed. */
+static void run_x87_store(struct vcpu *v, const struct copy_code *c, uint64_t offset)
+{
+    const struct copy_memory *m = &c->key.memory;
+    uint8_t *bounce = (uint8_t *)v->vector.scratch;
+    uint8_t before[X87_BYTES], after[X87_BYTES];
+    if (host_processor.stores_fault_first)
+        probe_store(v, m, offset);
+    memcpy(before, &v->vector, X87_BYTES);
+    run_x87(v, c, bounce, offset);
+    unsigned unmasked = v->vector.fsw & ~v->vector.fcw & FSW_EXCEPTIONS;
+    if (unmasked & ~FSW_PE)
+        return;
+    memcpy(after, &v->vector, X87_BYTES);
+    memcpy(&v->vector, before, X87_BYTES);
+    copy_check_natural(v, linear_unchecked(v, m, offset), m->size);
+    if (m->size == M80) {
+        copy_store_bytes(v, m->segment, offset, M80_LOW, bounce);
+        copy_store_bytes(v, m->segment, offset, M80_HIGH, bounce);
+    } else {
+        copy_store_bytes(v, m->segment, offset, copy_whole_bytes(m), bounce);
+    }
+    memcpy(&v->vector, after, X87_BYTES);
+}
+
 /* VCVTPS2PH: its SIMD exceptions come before any of the store, and MXCSR has its flags even when
- * the store faults. */
+ * the store faults; or the store's faults come first. */
 static void run_converting_store(struct vcpu *v, const struct copy_code *c, uint64_t offset)
 {
     const struct copy_memory *m = &c->key.memory;
     uint8_t *bounce = (uint8_t *)v->vector.scratch;
+    if (host_processor.stores_fault_first)
+        probe_store(v, m, offset);
     memset(bounce, 0, sizeof v->vector.scratch);
     run_with(v, c, bounce, offset);
     find_memory(v, m, offset); /* for what it raises */
@@ -326,8 +350,9 @@ void copy_run(struct vcpu *v, const struct copy_code *c, uint64_t effective_addr
         run_with(v, c, NULL, 0);
         return;
     }
-    if ((c->key.need & NEED_MMX) && m->store)
-        copy_enter_mmx(&v->vector); /* even when the store faults */
+    bool faults_first = host_processor.stores_fault_first;
+    if ((c->key.need & NEED_MMX) && m->store && !faults_first)
+        copy_enter_mmx(&v->vector);
     if ((c->key.need & NEED_X87) && m->store && (c->key.need & NEED_NOTHING_PENDING) &&
         (~v->vector.fcw & FSW_EXCEPTIONS)) {
         run_x87_store(v, c, effective_address);

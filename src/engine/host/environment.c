@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * FNSTENV, FLDENV, FNSAVE, FRSTOR where no copy can run: the 14-byte format, and the formats of
- * real and virtual-8086 mode (SDM 1 8.1.10, figures 8-9 to 8-12). FCS and FDS are zero
- * (CPUID.7.EBX[13]). On the vCPU's thread; the guest controls the area and all that is loaded.
+ * FNSTENV, FLDENV, FNSAVE, FRSTOR in their four formats (SDM 1 8.1.10, figures 8-9 to 8-12). By
+ * hand, because the pointers are the guest's (copy_run.c), which the host's processor may not load
+ * or may lose. FCS and FDS are zero on every host: the CPUID model says so (CPUID.7.EBX[13]).
+ * On the vCPU's thread; the guest controls the area and all that is loaded.
  */
 #include <string.h>
 
-#include "engine/host/copy.h"
+#include "engine/host/copy_code.h"
 
 #define TAG_EMPTY   3u
 #define MASKS       0x3fu
@@ -113,6 +114,7 @@ void fpu_store_environment(struct vcpu *v, uint64_t linear, unsigned size, bool 
     uint8_t o[AREA_MAX + REGISTERS];
     struct x86_vector *s = &v->vector;
     unsigned n = 7 * size;
+    copy_check_natural(v, linear, n);
     put_environment(v, size, o);
     for (unsigned i = 0; i < 8 && registers; i++, n += 10)
         memcpy(o + n, &s->st[2 * i], 10);
@@ -134,6 +136,7 @@ void fpu_load_environment(struct vcpu *v, uint64_t linear, unsigned size, bool r
     uint8_t o[AREA_MAX + REGISTERS];
     struct x86_vector *s = &v->vector;
     unsigned n = 7 * size;
+    copy_check_natural(v, linear, n);
     tlb_read_bytes(v, (enum tlb_reach)v->reach, linear, o, n + (registers ? REGISTERS : 0));
     get_environment(v, size, o);
     for (unsigned i = 0; i < 8 && registers; i++, n += 10) {

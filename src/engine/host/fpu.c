@@ -5,12 +5,16 @@
  * found by comparing with the initial state, so the init optimisation is exact; the modified
  * optimisation of XSAVEOPT is not made. On the vCPU's thread; the guest controls the area, the
  * mask, and all that is loaded: MXCSR and headers are checked before anything is replaced.
+ *
+ * FIP, FDP and FOP are stored as the host stores them. AMD's processors do so only while an
+ * unmasked exception is pending, do not count them as in use, and keep 48 bits of them.
  */
 #include "engine/host/copy.h"
 
 #include <cpuid.h>
 #include <string.h>
 
+#include "engine/host/processor.h"
 #include "x86/access.h"
 
 #define LEGACY_BYTES  416u /* of the legacy region, up to the last XMM register */
@@ -19,6 +23,9 @@
 #define COMPACT       (1ull << 63)
 #define MXCSR_INITIAL 0x1f80u
 #define FCW_INITIAL   0x37fu
+#define FSW_ZE        0x4u
+#define FSW_ES        0x80u
+#define FSW_B         0x8000u
 
 enum component { X87, SSE, AVX, OPMASK = 5, ZMM_HI256, HI16_ZMM, COMPONENTS };
 
@@ -99,10 +106,12 @@ static void put_x87(const struct vcpu *v, uint8_t *o, bool rex_w)
     memcpy(o, &s->fcw, 2);
     memcpy(o + 2, &s->fsw, 2);
     o[4] = s->ftw;
+    memcpy(o + 32, s->st, 128);
+    if (!host_processor.saves_pointers && !(s->fsw & FSW_ES))
+        return;
     memcpy(o + 6, &s->fop, 2);
     memcpy(o + 8, &s->fip, rex_w ? 8 : 4);
     memcpy(o + 16, &s->fdp, rex_w ? 8 : 4);
-    memcpy(o + 32, s->st, 128);
 }
 
 static void put_mxcsr(const struct vcpu *v, uint8_t *o)
@@ -117,15 +126,38 @@ static void put_xmm(const struct vcpu *v, uint8_t *o)
         memcpy(o + 160 + 16 * n, &v->vector.zmm[n * X86_ZMM_QWORDS], 16);
 }
 
-/* The processor itself says what of a loaded image stays: reserved bits, and FSW.ES and B, which
- * follow from the flags and masks. */
-void fpu_settle_x87(struct x86_vector *s)
+static void through_processor(struct x86_vector *s)
 {
     s->xsave_header[0] = XCR0_X87;
     __asm__ volatile("xrstor64 %0\n\txsave64 %0\n\tfninit"
                      : "+m"(*s)
                      : "a"(XCR0_X87), "d"(0)
                      : "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)");
+}
+
+/* A pointer as such a host keeps it, which it shows while an exception is pending. */
+static uint64_t hidden_pointer(uint64_t pointer)
+{
+    if (pointer <= INT64_MAX >> 17)
+        return pointer;
+    struct x86_vector trial = {
+        .fcw = FCW_INITIAL & ~FSW_ZE, .fsw = FSW_B | FSW_ES | FSW_ZE, .fip = pointer};
+    through_processor(&trial);
+    return trial.fip;
+}
+
+/* The processor itself says what of a loaded image stays: reserved bits, and FSW.ES and B, which
+ * follow from the flags and masks. */
+void fpu_settle_x87(struct x86_vector *s)
+{
+    uint64_t fip = s->fip, fdp = s->fdp;
+    uint16_t fop = s->fop;
+    through_processor(s);
+    if (host_processor.saves_pointers)
+        return;
+    s->fip = hidden_pointer(fip);
+    s->fdp = hidden_pointer(fdp);
+    s->fop = fop;
 }
 
 static void get_x87(struct vcpu *v, const uint8_t *o, bool rex_w)
@@ -157,7 +189,9 @@ static void initial_x87(struct x86_vector *s)
 
 static bool x87_in_use(const struct x86_vector *s)
 {
-    uint64_t any = s->fsw | s->ftw | s->fop | s->fip | s->fdp;
+    uint64_t any = s->fsw | s->ftw;
+    if (host_processor.saves_pointers)
+        any |= s->fop | s->fip | s->fdp;
     for (unsigned i = 0; i < 16; i++)
         any |= s->st[i];
     return any || s->fcw != FCW_INITIAL;
@@ -272,7 +306,8 @@ void fpu_xsave(struct vcpu *v, uint64_t linear, uint64_t mask, bool compact, boo
         used |= XCR0_SSE; /* SDM 1, 13.10 */
     uint64_t written = compact || optimized ? rfbm & used : rfbm;
     uint64_t compact_bv = compact ? rfbm | COMPACT : 0;
-    if (legacy_touched(written, compact ? written & XCR0_SSE : rfbm))
+    if (host_processor.xsave_touches_legacy ||
+        legacy_touched(written, compact ? written & XCR0_SSE : rfbm))
         probe_guest(v, linear, HEADER_OFFSET);
     probe_guest(v, linear + HEADER_OFFSET, AREA_OFFSET - HEADER_OFFSET);
     for (unsigned i = AVX; i < COMPONENTS; i++)
@@ -310,6 +345,7 @@ static void check_header(struct vcpu *v, const uint64_t header[8])
     bool bad = compact_bv & COMPACT
                    ? (compact_bv & ~COMPACT & ~v->xcr0) || (header[0] & ~compact_bv)
                    : compact_bv || (header[0] & ~v->xcr0);
+    bad |= header[0] >> 63 && host_processor.refuses_state_63;
     if (bad || reserved)
         x86_raise_gp0(v);
 }
@@ -330,10 +366,13 @@ void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)
     check_xsave(v, linear);
     uint64_t rfbm = mask & v->xcr0;
     read_guest(v, linear + HEADER_OFFSET, im.header, sizeof im.header);
-    probe_extent(v, linear, rfbm, im.header[1]);
+    uint64_t extended = rfbm & im.header[0] & ~(uint64_t)(XCR0_X87 | XCR0_SSE);
+    if (!host_processor.xrstor_skips_empty || !(im.header[1] & COMPACT) || extended)
+        probe_extent(v, linear, rfbm, im.header[1]);
     uint64_t in_legacy = im.header[1] & COMPACT ? im.header[1] & (XCR0_X87 | XCR0_SSE)
                                                 : XCR0_X87 | XCR0_SSE | XCR0_AVX;
-    if (rfbm & in_legacy) /* the processor touches it, loaded or not */
+    /* the processor touches it, loaded or not */
+    if ((rfbm & in_legacy) || host_processor.xsave_touches_legacy)
         read_guest(v, linear, im.legacy, LEGACY_BYTES);
     check_header(v, im.header);
     uint64_t compact_bv = im.header[1], loaded = rfbm & im.header[0];

@@ -55,8 +55,6 @@ insn_exec bind_handler(struct interp_vm *vm, struct insn *i, const struct insn_f
             bind_far_pointer(i, &full->operands[0]);
         return exec;
     }
-    if (full->insn.machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && environment_resolve(i) != NULL)
-        return environment_resolve(i);
     const struct copy_code *code = copy_prepare(vm->copies, &full->insn, full->operands, bytes);
     if (code != NULL) {
         i->imm = (uintptr_t)code;

@@ -127,7 +127,6 @@ insn_exec system_resolve(const struct insn *i);
 insn_exec machine_resolve(const struct insn *i);
 insn_exec legacy_resolve(const struct insn *i);
 insn_exec fpu_resolve(const struct insn *i);
-insn_exec environment_resolve(const struct insn *i); /* outside 64-bit mode */
 
 /* ---- operands ---- */
 

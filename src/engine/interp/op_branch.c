@@ -6,12 +6,15 @@
 
 #define BODY static inline __attribute__((always_inline)) const struct insn *
 
-/* The target of a near transfer: wrapped to the operand size outside 64-bit mode, canonical or
- * within the CS limit, else #GP(0) with nothing changed. */
+/* The target of a near transfer: wrapped to the operand size outside 64-bit mode, and for AMD's
+ * processors (the decoder) in it; canonical or within the CS limit, else #GP(0) with nothing
+ * changed. */
 static inline __attribute__((always_inline)) uint64_t
 checked_target(struct vcpu *v, const struct insn *i, uint64_t target)
 {
     if (X86_LIKELY(v->code64)) {
+        if (X86_UNLIKELY(i->stack_size == 2))
+            return (uint16_t)target;
         if (X86_UNLIKELY(!x86_canonical(v, target)))
             x86_raise_gp0(v);
         return target;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Instructions that 64-bit mode does not have: BCD arithmetic, PUSHA, BOUND, ARPL, SALC. */
+#include "engine/host/processor.h"
 #include "engine/interp/interp.h"
 
 static void set_flag(struct vcpu *v, uint64_t flag, bool on)
@@ -14,8 +15,16 @@ static void set_szp(struct vcpu *v, uint8_t value)
     set_flag(v, FLAG_PF, !__builtin_parity(value));
 }
 
-/* What SDM 2A leaves undefined in these six is as Intel's processors have it: OF is 0, AAA and AAS
- * set SF, ZF and PF by AL, AAM clears CF and AF, AAD sets all by its addition (tests/diff). */
+/* What SDM 2A leaves undefined in these six is as processors have it (tests/diff): AAM clears CF
+ * and AF, AAD sets all by its addition. On Intel's OF is 0, and AAA and AAS set SF, ZF and PF by
+ * AL. On AMD's all four set OF, and AAA and AAS the others too, by their addition of 8 or of 16
+ * bits. */
+
+/* Of an adjustment of less than 128 upwards (sign 1) or downwards. */
+static bool overflow8(uint8_t old, uint8_t result, int sign)
+{
+    return (sign > 0 ? result & ~old : old & ~result) & 0x80;
+}
 
 /* DAA, DAS (SDM 2A). */
 static const struct insn *decimal(struct vcpu *v, const struct insn *i)
@@ -36,7 +45,7 @@ static const struct insn *decimal(struct vcpu *v, const struct insn *i)
     reg_write(v, RAX * 8, al, 1);
     set_flag(v, FLAG_AF, low);
     set_flag(v, FLAG_CF, carry);
-    set_flag(v, FLAG_OF, false);
+    set_flag(v, FLAG_OF, host_processor.bcd_flags_of_sum && overflow8(old, al, sign));
     set_szp(v, al);
     return insn_next(v, i);
 }
@@ -45,13 +54,20 @@ static const struct insn *decimal(struct vcpu *v, const struct insn *i)
 static const struct insn *ascii(struct vcpu *v, const struct insn *i)
 {
     bool adjust = (v->gpr[RAX] & 15) > 9 || (v->rflags & FLAG_AF);
-    uint16_t ax = (uint16_t)v->gpr[RAX];
+    uint16_t old = (uint16_t)v->gpr[RAX], ax = old;
     if (adjust)
         ax = (uint16_t)(i->op == ZYDIS_MNEMONIC_AAA ? ax + 0x106 : ax - 0x106);
     reg_write(v, RAX * 8, ax & 0xff0f, 2);
     set_flag(v, FLAG_AF | FLAG_CF, adjust);
     set_flag(v, FLAG_OF, false);
     set_szp(v, ax & 0x0f);
+    if (host_processor.bcd_flags_of_sum) {
+        int sign = i->op == ZYDIS_MNEMONIC_AAA ? 1 : -1;
+        set_flag(v, FLAG_OF, overflow8((uint8_t)(old >> 8), (uint8_t)(ax >> 8), sign));
+        set_flag(v, FLAG_SF, ax >> 15);
+        set_flag(v, FLAG_ZF, ax == 0);
+        set_flag(v, FLAG_PF, !__builtin_parity((uint8_t)ax));
+    }
     return insn_next(v, i);
 }
 
@@ -109,11 +125,12 @@ static const struct insn *bound(struct vcpu *v, const struct insn *i)
     uint64_t ea = effective_address(v, i);
     uint64_t low = load_linear(v, i->seg, segment_linear(v, i->seg, ea, i->size, false), i->size);
     int64_t index = (int64_t)(reg_read(v, i->dst, i->size) << shift) >> shift;
-    if (index < (int64_t)(low << shift) >> shift)
+    bool below = index < (int64_t)(low << shift) >> shift;
+    if (below && !host_processor.bound_reads_both)
         x86_raise(v, VECTOR_BR);
     ea += i->size;
     uint64_t high = load_linear(v, i->seg, segment_linear(v, i->seg, ea, i->size, false), i->size);
-    if (index > (int64_t)(high << shift) >> shift)
+    if (below || index > (int64_t)(high << shift) >> shift)
         x86_raise(v, VECTOR_BR);
     return insn_next(v, i);
 }

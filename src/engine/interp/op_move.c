@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Data transfer (SDM 1 5.1.1): MOV and its kin, stack, exchange, conditional moves, conversions. */
 #include "engine/host/alu.h"
+#include "engine/host/processor.h"
 #include "engine/interp/condition.h"
 #include "engine/interp/interp.h"
 
@@ -461,8 +462,9 @@ static insn_exec extend_resolve(const struct insn *i)
     if (i->op == ZYDIS_MNEMONIC_MOVZX)
         return i->src_size == 1 ? (memory ? movzx_m_1 : movzx_r_1)
                                 : (memory ? movzx_m_2 : movzx_r_2);
-    /* MOVSXD r16, m32 is encodable; the processor reads 16 bits. */
-    switch (i->size < i->src_size ? i->size : i->src_size) {
+    /* MOVSXD r16, m32 is encodable; Intel's processors read 16 bits (SDM 2B MOVSXD). */
+    bool whole = memory && host_processor.movsxd_reads_32;
+    switch (i->size < i->src_size && !whole ? i->size : i->src_size) {
     case 1:
         return memory ? movsx_m_1 : movsx_r_1;
     case 2:

@@ -10,6 +10,7 @@
  */
 #include "engine/gate.h"
 #include "engine/host/alu.h"
+#include "engine/host/processor.h"
 #include "engine/interp/interp.h"
 
 enum string_kind { MOVS, STOS, LODS, SCAS, CMPS, INS, OUTS };
@@ -236,9 +237,10 @@ string(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned siz
             break;
         if (count == 0)
             break;
-        /* It goes on: the flags are those from before until it ends, should the next iteration
-         * fault or an event come first (SDM 2B REP). */
-        v->rflags = flags_before;
+        /* It goes on: on Intel's processors the flags are those from before until it ends, should
+         * the next iteration fault or an event come first (SDM 2B REP). */
+        if (!host_processor.repeats_show_flags)
+            v->rflags = flags_before;
         if (vcpu_requests(v) != 0 || v->debug_pending != 0 || (v->rflags & FLAG_TF)) {
             v->rflags |= FLAG_RF; /* pushed with the event, as for faults (SDM 3B 17.3.1.1) */
             return NULL;          /* RIP stays: the instruction goes on after the event */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Segments, descriptor tables, far transfers, interrupts and flags at every privilege (SDM 2,
  * SDM 3A chapters 2, 5, 6). The rules are in x86/; here each instruction names its own. */
+#include "engine/host/processor.h"
 #include "engine/interp/interp.h"
 #include "x86/cpuid.h"
 
@@ -62,12 +63,17 @@ static const struct insn *mov_to_segment(struct vcpu *v, const struct insn *i)
     return load_segment(v, i, i->dst, selector);
 }
 
-/* A 64-bit push writes zeros above the selector; a 32-bit one leaves what is there, as Intel's
- * processors do since long (SDM 2B, PUSH allows both). */
+static unsigned selector_bytes(unsigned size)
+{
+    return size == 4 && !host_processor.whole_selectors ? 2 : size;
+}
+
+/* A 64-bit push writes zeros above the selector; a 32-bit one of Intel's processors leaves what is
+ * there, since long (SDM 2B, PUSH allows both). */
 static const struct insn *push_segment(struct vcpu *v, const struct insn *i)
 {
     uint64_t sp = stack_wrap(v, v->gpr[RSP] - i->stack_size);
-    stack_store(v, sp, v->seg[i->dst].selector, i->stack_size == 4 ? 2 : i->stack_size);
+    stack_store(v, sp, v->seg[i->dst].selector, selector_bytes(i->stack_size));
     stack_set(v, sp);
     return insn_next(v, i);
 }
@@ -75,8 +81,9 @@ static const struct insn *push_segment(struct vcpu *v, const struct insn *i)
 static const struct insn *pop_segment(struct vcpu *v, const struct insn *i)
 {
     uint64_t before = v->gpr[RSP], sp = stack_wrap(v, before);
-    uint16_t selector = (uint16_t)stack_load(v, sp, 2); /* whatever the operand size */
-    stack_set(v, stack_wrap(v, sp + i->stack_size));    /* by the width of the SS before it */
+    unsigned size = host_processor.whole_selectors ? i->stack_size : 2;
+    uint16_t selector = (uint16_t)stack_load(v, sp, size);
+    stack_set(v, stack_wrap(v, sp + i->stack_size)); /* by the width of the SS before it */
     uint64_t after = v->gpr[RSP];
     v->gpr[RSP] = before; /* the load may raise */
     const struct insn *next = load_segment(v, i, i->dst, selector);
@@ -122,9 +129,10 @@ static const struct insn *far_jump_or_call(struct vcpu *v, const struct insn *i)
 
     if (i->form == FORM_M) {
         uint64_t ea = effective_address(v, i);
-        size = far_offset_size(v, i->size - 2u);
-        mem_read_bytes(v, i->seg, ea, &offset, size); /* two accesses, as CR2 shows */
-        mem_read_bytes(v, i->seg, ea + size, &selector, 2);
+        unsigned n = far_offset_size(v, i->size - 2u);
+        size = i->size - 2u;                       /* of what CALL pushes */
+        mem_read_bytes(v, i->seg, ea, &offset, n); /* two accesses, as CR2 shows */
+        mem_read_bytes(v, i->seg, ea + n, &selector, 2);
     } else { /* ptr16:16, ptr16:32; see bind.c for where the resolver put them */
         offset = (uint32_t)i->imm;
         selector = (uint16_t)(i->imm >> 32);

@@ -27,6 +27,7 @@
 #define PHYSICAL 0x100000u
 #define TABLES   0x10000u
 #define PAGES    6u
+#define ATTEMPTS 5u
 /* Of the pages at LINEAR: absent, and read-only. */
 #define PAGE_ABSENT   2u
 #define PAGE_READONLY 4u
@@ -110,7 +111,7 @@ static int setup(void **state)
     v->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG | CR0_AM;
     v->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
     v->cr3 = TABLES;
-    v->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512;
+    v->xcr0 = native_mask;
     v->seg[SEG_CS].attributes = ATTR_P | ATTR_S | ATTR_L | 11 | 3 << 5;
     v->cpl = 3;
     vcpu_update_mode(v);
@@ -174,6 +175,7 @@ static void random_vector(struct x86_vector *s)
         s->st[2 * i] = below(3) ? interesting() | 1ull << 63 : interesting();
         s->st[2 * i + 1] = below(2) ? exponents[below(7)] : (uint16_t)rnd();
     }
+    native_clip(s);
 }
 
 static void random_state(void)
@@ -225,6 +227,7 @@ static void aim(void)
             else if (i < 8)
                 t.before.vector.zmm[8 * index + i] = (uint64_t)(int64_t)x;
         }
+        native_clip(&t.before.vector);
     }
     unsigned reg = RDI;
     if (m->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
@@ -293,7 +296,7 @@ static bool report(const char *what, uint64_t ours, uint64_t native)
     static unsigned lines;
     char text[128] = "?";
     ZydisFormatter f;
-    if (lines++ > 200)
+    if (lines++ > 200000)
         return false;
     ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
     ZydisFormatterFormatInstruction(&f, &t.insn, t.operands, t.insn.operand_count_visible, text,
@@ -333,11 +336,14 @@ static bool compare_vectors(void)
         return report("fsw", a->fsw, b->fsw);
     if (a->ftw != b->ftw)
         return report("ftw", a->ftw, b->ftw);
+    if (!native_pointers_whole(b) && t.native_fault.vector >= 0)
+        return true; /* lost in the signal's frame */
     if (a->fop != b->fop)
         return report("fop", a->fop, b->fop);
-    if (a->fip != b->fip)
+    uint64_t stored = native_pointers_whole(b) ? UINT64_MAX : UINT32_MAX;
+    if ((a->fip ^ b->fip) & stored)
         return report("fip", a->fip, b->fip);
-    return a->fdp == b->fdp || report("fdp", a->fdp, b->fdp);
+    return !((a->fdp ^ b->fdp) & stored) || report("fdp", a->fdp, b->fdp);
 }
 
 /* A gather or scatter under EFLAGS.AC with one element misaligned and another absent: which of the
@@ -357,12 +363,8 @@ static bool compare(void)
     if (t.fault.vector != t.native_fault.vector)
         return report("vector", (uint64_t)t.fault.vector, (uint64_t)t.native_fault.vector);
     if (t.fault.vector == VECTOR_PF) {
-        /* FNSAVE and its kin are microcode: which of their many accesses comes first is their own
-         * affair, so only the page counts. */
         uint64_t differs = t.fault.address ^ t.native_fault.address;
-        if (t.memory->size > 128 && t.insn.meta.isa_ext == ZYDIS_ISA_EXT_X87)
-            differs >>= 12;
-        /* So is the address in the page of a masked access. */
+        /* Where in the page a masked access faults is the processor's own affair. */
         if (t.insn.avx.mask.mode > ZYDIS_MASK_MODE_DISABLED ||
             strstr(ZydisMnemonicGetString(t.insn.mnemonic), "maskmov"))
             differs >>= 12;
@@ -387,6 +389,14 @@ static bool compare(void)
     return compare_vectors();
 }
 
+/* The host's kernel may have switched tasks before the pointers were stored. */
+static bool pointers_lost(void)
+{
+    const struct x86_vector *n = &t.native.vector, *ours = &v->vector;
+    return !native_pointers_whole(n) &&
+           ((!n->fip && ours->fip) || (!n->fdp && ours->fdp) || (!n->fop && ours->fop));
+}
+
 static unsigned ran, failed, faults[32];
 static uint8_t seen[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 
@@ -399,8 +409,9 @@ static void attempt(unsigned length)
     t.target = 0;
     if (t.memory)
         aim();
-    run_native();
     run_copy();
+    for (unsigned n = 0; n < ATTEMPTS && (n == 0 || pointers_lost()); n++)
+        run_native();
     ran++;
     seen[t.insn.mnemonic] = 1;
     if (t.native_fault.vector >= 0)
@@ -539,11 +550,10 @@ static void avx(void **state)
     finish(3500, 380);
 }
 
+/* All of them are #UD on a host that has none of it. */
 static void avx512(void **state)
 {
     native_restore_handlers();
-    SKIP_WITHOUT(__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"),
-                 "AVX-512");
     sweep(2, rounds(40));
     gathers(2, 20 * rounds(40));
     finish(1500, 400);
