@@ -57,8 +57,8 @@ static bool concerns(const struct bt_insn *i)
 {
     if (i->kind != KIND_COPY)
         return false;
-    for (unsigned n = 0; n < i->full.insn.operand_count; n++) {
-        const ZydisDecodedOperand *o = &i->full.operands[n];
+    for (unsigned n = 0; n < i->full->insn.operand_count; n++) {
+        const ZydisDecodedOperand *o = &i->full->operands[n];
         bool memory = o->type == ZYDIS_OPERAND_TYPE_MEMORY;
         if (memory && (o->mem.base != ZYDIS_REGISTER_RDI || o->mem.index != ZYDIS_REGISTER_NONE ||
                        o->mem.segment == ZYDIS_REGISTER_FS || o->mem.segment == ZYDIS_REGISTER_GS))
@@ -81,7 +81,7 @@ static void run(const struct bt_insn *i, const struct native_state *from, const 
     memcpy(data + (OPERAND - DATA) - AROUND, memory, sizeof(r->memory));
     r->s = *from;
     r->s.rflags = FLAG_ONE | FLAG_IF | flags;
-    r->fault = native_run(&r->s, i->copy, i->full.insn.length);
+    r->fault = native_run(&r->s, i->copy, i->full->insn.length);
     memcpy(r->memory, data + (OPERAND - DATA) - AROUND, sizeof(r->memory));
     runs++;
 }
@@ -90,16 +90,16 @@ static void report(const struct bt_insn *i, const char *what, uint64_t flags)
 {
     if (wrong++ > 100)
         return;
-    print_message("%s %s [%x]:", ZydisMnemonicGetString(i->full.insn.mnemonic), what,
+    print_message("%s %s [%x]:", ZydisMnemonicGetString(i->full->insn.mnemonic), what,
                   (unsigned)flags);
-    for (unsigned n = 0; n < i->full.insn.length; n++)
+    for (unsigned n = 0; n < i->full->insn.length; n++)
         print_message(" %02x", i->copy[n]);
     print_message("\n");
 }
 
 static bool judge(const struct bt_insn *i, const struct native_state *from, const uint8_t *memory)
 {
-    const ZydisAccessedFlags *f = i->full.insn.cpu_flags;
+    const ZydisAccessedFlags *f = i->full->insn.cpu_flags;
     uint64_t tested = f != NULL ? f->tested & FLAGS_ARITHMETIC : 0;
     uint64_t others = FLAGS_ARITHMETIC & ~tested, base = next_random() & tested;
     uint64_t in[] = {base, base | others, base | (next_random() & others)};
@@ -133,13 +133,15 @@ static bool judge(const struct bt_insn *i, const struct native_state *from, cons
 
 static void try(struct translation_rig *rig, const uint8_t *bytes)
 {
-    struct bt_insn i = {0};
+    static struct insn_full full;
+    struct bt_insn i = {.full = &full};
     memcpy(i.copy, bytes, INSN_ROOM);
     i.bytes = i.copy;
-    if (insn_decode(&rig->vm.decoder, INSN_MODE_64, i.bytes, INSN_LENGTH_MAX, &i.in, &i.full) !=
+    if (insn_decode(&rig->vm.decoder, INSN_MODE_64, i.bytes, INSN_LENGTH_MAX, &i.in, &full) !=
         INSN_OK)
         return;
     classify(&rig->vm, KEY_AVX, &i);
+    bt_plan(&i);
     if (!concerns(&i))
         return;
     instructions++;
