@@ -469,7 +469,8 @@ struct tr_operand tr_access(struct translation *t, const struct tr_address *a, u
     tr_leave_flags(t);
     if (bt_is_scattered(t->vm, insn_rip(t, t->i))) {
         tr_linear(t, a);
-        put_check_by_table(t, new_check(t, size, write, flags, slot_of(t, a)), size, write);
+        put_check_by_table(t, new_check(t, size, write, flags | BT_CHECK_SCATTERED, slot_of(t, a)),
+                           size, write);
         t->in_s1 = 0;
         return (struct tr_operand){S0, S1, 0};
     }

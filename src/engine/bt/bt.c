@@ -210,6 +210,7 @@ static void stats(const struct vcpu *v,
     put(context, NULL, "links", c->links);
     put(context, NULL, "lookups", c->lookups);
     put(context, NULL, "lookups_found", c->found);
+    put(context, NULL, "slot_misses", c->slot_misses);
     put(context, NULL, "fast_tlb_misses", c->misses);
     put(context, NULL, "accesses_interpreted", c->misses_elsewhere);
     put(context, NULL, "scattered_accesses", c->scattered);

@@ -250,6 +250,7 @@ struct bt_local {
     uint64_t count_limit;                            /* counting: polls leave above it */
     struct bt_counters {
         uint64_t units, links, lookups, found, misses, misses_elsewhere, scattered, faults, flushes;
+        uint64_t slot_misses; /* a multiple of BT_MISSES_LOOK */
         uint64_t interpreted[ZYDIS_MNEMONIC_MAX_VALUE + 1], light; /* light: of all these */
     } counters;
 };
@@ -361,8 +362,7 @@ void bt_vector_save(struct vcpu *v);
 void bt_vector_load(struct vcpu *v);
 extern const struct gate_ops bt_gate;
 
-/* `what` of a check that its slot did not serve: 4096 - size, flags, number of the slot << 16
- */
+/* `what` of a check that was not served: 4096 - size, flags, number of the slot << 16, flags */
 #define BT_CHECK_LIMIT   0xfffu
 #define BT_CHECK_WRITE   0x1000u
 #define BT_CHECK_QUIET   0x2000u /* masked: only what is cached is looked at */
@@ -370,6 +370,14 @@ extern const struct gate_ops bt_gate;
 #define BT_CHECK_SPLIT                                                        \
     0x4000u /* LOCK across cache lines: the interpreter stops the other vCPUs \
              */
+#define BT_CHECK_SCATTERED 0x80000000u /* it has looked in the table by address already */
+
+/* Of all, by reach and write. */
+static inline uint32_t bt_check_slot(uint32_t what)
+{
+    return what >> 16 & 0x1fff;
+}
+_Static_assert(TLB_FAST_REACHES * 2 * TLB_SLOTS <= 0x2000, "slots have 13 bits of `what`");
 
 /* ---- return.c ---- */
 int bt_returns_create(struct bt_local *l, struct error *e);

@@ -240,7 +240,7 @@ static bool what_rule(struct check *c, const struct check_state *s, unsigned tab
         return check_fail(c, "check: the stub is not told what");
     if (!check_address_of(s, S0, &a))
         return check_fail(c, "check: of no address");
-    if (((uint32_t)what->address.at >> 16) * sizeof(struct tlb_fast) / size != table)
+    if (bt_check_slot((uint32_t)what->address.at) * sizeof(struct tlb_fast) / size != table)
         return check_fail(c, "check: the slot to be filled is another table's");
     return ((what->address.at & BT_CHECK_WRITE) != 0) == (table & 1) ||
            check_fail(c, "check: a read for a write, or the other way round");

@@ -520,7 +520,7 @@ void check_called(struct check_state *s, bool write)
 {
     uint32_t what = (uint32_t)s->r[S1].address.at;
     uint32_t slot =
-        (uint32_t)VCPU_OFFSET(tlb.slots) + (what >> 16) * (uint32_t)sizeof(struct tlb_fast);
+        (uint32_t)VCPU_OFFSET(tlb.slots) + bt_check_slot(what) * (uint32_t)sizeof(struct tlb_fast);
     uint32_t n = MEM_PAGE_SIZE - (what & BT_CHECK_LIMIT);
     struct check_address a;
 

@@ -249,23 +249,22 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
 
 /* The slot has missed BT_MISSES_LOOK times; if in little time, the access that missed last goes by
  * the table from now on. */
-static void look_at_slot(struct vcpu *v, struct bt_misses *m)
+static void look_at_slot(struct vcpu *v, struct bt_misses *m, uint32_t what)
 {
     struct bt_local *l = bt_local(v);
     uint64_t now = __builtin_ia32_rdtsc();
     bool often = now - m->since < (uint64_t)BT_MISSES_LOOK * BT_MISSES_CYCLES;
     m->left = BT_MISSES_LOOK;
     m->since = now;
+    l->counters.slot_misses += BT_MISSES_LOOK;
     tlb_slots_limit(&v->tlb);
-    if (!often)
+    if (!often || (what & BT_CHECK_SCATTERED)) /* it misses in the table too: no better unit */
         return;
     const uint8_t *pc = (const uint8_t *)(uintptr_t)l->miss_pc - 1;
     interp_lock_code(l->vm->interp);
     struct bt_unit *u = bt_unit_at(l->vm, pc);
     interp_unlock_code(l->vm->interp);
     uint64_t rip = u->rip + bt_mark_at(l->vm, u, pc)->rip;
-    if (bt_is_scattered(l->vm, rip)) /* it misses in the table: another unit would be the same */
-        return;
     bt_scatter(v, u, rip);
     l->counters.scattered++;
 }
@@ -290,10 +289,10 @@ static bool load_across(struct vcpu *v, uint64_t linear, unsigned size, uint32_t
 const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
 {
     struct bt_local *l = bt_local(v);
-    struct bt_misses *m = &l->slots[what >> 16];
+    struct bt_misses *m = &l->slots[bt_check_slot(what)];
     called(v);
     if (m->left < 0) {
-        look_at_slot(v, m);
+        look_at_slot(v, m, what);
         bt_vector_load(v);
         return NULL;
     }

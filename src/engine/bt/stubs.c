@@ -99,8 +99,9 @@ static void put_check_by_table(struct emit *e, uint32_t table, uint8_t **miss)
     EMIT(e, 0x4c, 0x39, 0xd9); /* cmp %r11, %rcx */
     miss[0] = emit_jcc(e, 7);  /* ja */
     emit_load(e, S1, LOCAL_OFFSET(temp[6]));
-    EMIT(e, 0x41, 0xc1, 0xeb, 12, 0x41, 0x83, 0xe3, 0xf0); /* shr $12, %r11d; and $-16, %r11d */
-    EMIT(e, 0x65, 0x42, 0xff, 0x0c, 0x1d);                 /* decl %gs:slots(%r11) */
+    EMIT(e, 0x41, 0xc1, 0xeb, 12, 0x41, 0x81, 0xe3); /* shr $12, %r11d; and $…, %r11d */
+    emit_u32(e, bt_check_slot(UINT32_MAX) << 4);
+    EMIT(e, 0x65, 0x42, 0xff, 0x0c, 0x1d); /* decl %gs:slots(%r11) */
     emit_u32(e, LOCAL_OFFSET(slots));
     miss[1] = emit_jcc(e, 8); /* js */
     emit_gs_index(e, true, 0x89, RDX, S1, VCPU_OFFSET(tlb.slots));
