@@ -61,14 +61,14 @@ struct tlb_fast {
     uint64_t addend;        /* host page - linear page */
 };
 
-#define TLB_FAST_ENTRIES 1024u
-#define TLB_FAST_LOG     512u /* entries filled since the last flush; more: all are emptied */
+#define TLB_FAST_ENTRIES 4096u
+#define TLB_FAST_LOG     2048u /* entries filled since the last flush; more: all are emptied */
 #define TLB_FAST_REACHES REACH_USER_ALIGNED
 #define TLB_FAST_PAGES   (16u << 10)
 #define TLB_FAST_NOTED   2048u /* more: the filter is full of pages that went long ago */
-#define TLB_SLOTS        1024u
-#define TLB_SLOT_LOG     1024u
-#define TLB_SLOT_KEPT    2048u
+#define TLB_SLOTS        4096u
+#define TLB_SLOT_LOG     4096u
+#define TLB_SLOT_KEPT    4096u
 /* Of an empty slot, with an addend of 0: only addresses that are not canonical match, and those the
  * host's processor refuses as well. */
 #define TLB_SLOT_EMPTY 0x4000000000000000u

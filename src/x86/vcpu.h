@@ -148,7 +148,7 @@ struct x86_platform {
 
 #define VCPU_NAME_MAX        64
 #define VCPU_UNSUPPORTED_MAX 16
-#define VCPU_ENGINE_LOCAL    (448u << 10)
+#define VCPU_ENGINE_LOCAL    (832u << 10)
 
 struct vcpu {
     /* Hot: the engines' inner loops. gpr first, so that a register operand is a byte offset. */

@@ -375,9 +375,9 @@ extern const struct gate_ops bt_gate;
 /* Of all, by reach and write. */
 static inline uint32_t bt_check_slot(uint32_t what)
 {
-    return what >> 16 & 0x1fff;
+    return what >> 16 & 0x7fff;
 }
-_Static_assert(TLB_FAST_REACHES * 2 * TLB_SLOTS <= 0x2000, "slots have 13 bits of `what`");
+_Static_assert(TLB_FAST_REACHES * 2 * TLB_SLOTS <= 0x8000, "slots have 15 bits of `what`");
 
 /* ---- return.c ---- */
 int bt_returns_create(struct bt_local *l, struct error *e);

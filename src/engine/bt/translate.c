@@ -315,7 +315,8 @@ void tr_string(struct translation *t, const struct bt_insn *i)
 {
     static const uint8_t log2_of[9] = {[1] = 0, [2] = 1, [4] = 2, [8] = 3};
     const ZydisDecodedOperand *o = &i->full->operands[0]; /* ES:RDI */
-    enum bt_string kind = i->full->operands[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? BT_MOVS : BT_STOS;
+    enum bt_string kind =
+        i->full->operands[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? BT_MOVS : BT_STOS;
     struct bt_site *s = put_site(t, i);
     s->string = true;
     emit_call_to(&t->e, t->vm->stubs.strings[t->reach][kind][log2_of[o->size / 8]]);
