@@ -315,6 +315,7 @@ static void flags_of(struct bt_insn *i)
         (zi->raw.imm[0].size == 0 ||
          (i->bytes[zi->raw.imm[0].offset] & (i->in.size == 8 ? 63 : 31)) == 0);
     i->flags_all = written == all && !by_cl && !(f->undefined && keeps_undefined(zi->mnemonic));
+    i->flags_read = (f->tested & all) != 0 || by_cl;
     i->flags_in = (f->tested & all) != 0 || (written != 0 && !i->flags_all);
 }
 
@@ -326,7 +327,7 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
     for (unsigned n = 0; n < zi->operand_count; n++)
         if (i->full->operands[n].type == ZYDIS_OPERAND_TYPE_MEMORY && i->memory < 0)
             i->memory = (int8_t)n;
-    i->flags_in = i->flags_all = i->flags_out = i->may_fault = false;
+    i->flags_in = i->flags_read = i->flags_all = i->flags_out = i->may_fault = false;
     flags_of(i);
     i->may_fault = zi->mnemonic == ZYDIS_MNEMONIC_DIV || zi->mnemonic == ZYDIS_MNEMONIC_IDIV ||
                    touches_vector(i) || zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;

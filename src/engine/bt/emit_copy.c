@@ -145,7 +145,7 @@ void emit_copy(struct translation *t)
         map[g] = (uint8_t)host_of(g);
     if (memory)
         o = put_memory(t, i);
-    if (i->flags_in)
+    if (i->flags_in && !tr_flags_are_dead(t))
         tr_host_flags(t);
     place_spilled(t, map, &o, memory);
     if (i->rotated != BT_NO_GPR) {

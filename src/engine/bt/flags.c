@@ -155,6 +155,24 @@ void tr_save_flags(struct translation *t)
     t->saved = true;
 }
 
+/* It only leaves some, as AMD's IMUL does, and the next writes them all: nothing between that may
+ * leave, fault or look. */
+bool tr_flags_are_dead(const struct translation *t)
+{
+    const struct bt_insn *end = t->s->insns + t->s->count;
+    if (t->i->flags_read || !t->i->flags_out)
+        return false;
+    for (const struct bt_insn *i = t->i + 1; i < end; i++) {
+        bool quiet = i->kind == KIND_SKIP || i->kind == KIND_LEA ||
+                     (i->kind == KIND_COPY && i->memory < 0 && !i->may_fault && i->plan.possible);
+        if (!quiet || i->flags_read)
+            return false;
+        if (i->flags_all)
+            return true;
+    }
+    return false;
+}
+
 void tr_host_flags(struct translation *t)
 {
     if (t->host)

@@ -47,6 +47,7 @@ struct bt_insn {
     bool flags_in;   /* depends on arithmetic flags */
     bool flags_all;  /* writes all of them, whatever they were */
     bool flags_out;  /* writes some */
+    bool flags_read; /* does something that depends on them, beside leaving some as they were */
     bool may_fault;  /* beyond its memory operand: divide, alignment */
     bool pushes;     /* 8 bytes */
     bool has_rsp;    /* as a register, beside what is implied */
@@ -275,6 +276,8 @@ bool tr_can_remake(const struct bt_insn *i);
 void tr_put_remake(struct emit *e, const struct bt_insn *i);
 void tr_put_save_cold(struct emit *e, const struct bt_insn *maker); /* the same, and saves */
 void tr_save_flags(struct translation *t); /* flags saved; scratch is lost */
+/* Nobody looks at the flags that the instruction under way leaves, if it leaves any. */
+bool tr_flags_are_dead(const struct translation *t);
 void tr_host_flags(struct translation *t); /* in RFLAGS; scratch is kept by an access's operand */
 /* RFLAGS are about to be destroyed by the instruction under way: saved, or left to be made again.
  */
