@@ -105,13 +105,19 @@ static void slot_of_the_old_reach(void **state)
     refused("table: ");
 }
 
+static const uint8_t *target_of(const uint8_t *call)
+{
+    int32_t by;
+    memcpy(&by, call + 1, sizeof(by));
+    return call + 5 + by;
+}
+
 /* The way on behind a miss before STAC leads behind it. */
 static void paths_differ(void **state)
 {
     MAKE_SUPERVISOR(LOAD, STAC, MOV_REG);
     uint8_t *behind = FIND(MOV_REG), *call = FIND_LAST(0xe8);
-    while (call + 5 + (int32_t)(call[1] | call[2] << 8 | call[3] << 16 | call[4] << 24) !=
-           rig->vm.stubs.check[REACH_SUPERVISOR][0])
+    while (target_of(call) != rig->vm.stubs.check[REACH_SUPERVISOR][0])
         call--;
     assert_int_equal(call[5], 0xe9);
     emit_patch(call + 6, behind);
