@@ -296,7 +296,7 @@ static bool report(const char *what, uint64_t ours, uint64_t native)
     static unsigned lines;
     char text[128] = "?";
     ZydisFormatter f;
-    if (lines++ > 200000)
+    if (lines++ > 200)
         return false;
     ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
     ZydisFormatterFormatInstruction(&f, &t.insn, t.operands, t.insn.operand_count_visible, text,
