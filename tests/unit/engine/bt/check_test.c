@@ -125,7 +125,7 @@ static void table_mask(void **state)
 {
     by_table(true);
     MAKE(LOAD);
-    FIND(AND_INDEX)[4] |= 0x40;
+    FIND(AND_INDEX)[5] |= 1;
     refused("table: the index is not masked");
     MAKE(LOAD);
     FIND(AND_INDEX)[4] &= 0x1f; /* stays inside, but is another entry than the address's */
