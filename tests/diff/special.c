@@ -616,12 +616,16 @@ static void mark_unordered(struct generator *g)
 static void keep_offset_canonical(struct generator *g)
 {
     for (unsigned i = 0; i < g->insn.operand_count && features_amd() && !g->c->code32; i++) {
-        if (g->operands[i].type != ZYDIS_OPERAND_TYPE_MEMORY || g->form->t.vsib)
+        if (g->operands[i].type != ZYDIS_OPERAND_TYPE_MEMORY)
             continue;
         unsigned segment = generate_segment(&g->operands[i]);
         uint64_t *base = segment == SEG_FS   ? &g->c->in.fs_base
                          : segment == SEG_GS ? &g->c->in.gs_base
                                              : NULL;
+        if (base && g->form->t.vsib) { /* an offset for each element */
+            *base = 0;
+            continue;
+        }
         uint64_t offset = base ? linear_of(g, (int)i) - *base : 0;
         if ((uint64_t)((int64_t)(offset << 16) >> 16) != offset)
             *base = 0;
