@@ -169,7 +169,10 @@ void x86_code_finish(struct vcpu *v, const struct x86_code *c, uint64_t offset, 
 {
     if (!(c->segment.attributes & ATTR_P))
         x86_raise_selector(v, VECTOR_NP, c->segment.selector, ext);
-    if (c->is64 ? !x86_canonical(v, offset) : (uint32_t)offset > c->segment.limit)
+    /* Of a return to compatibility code Intel's processors drop the upper half, AMD's hold it
+     * against the limit (seen on both; tests/diff). */
+    uint64_t held = cpuid_is_amd(v) ? offset : (uint32_t)offset;
+    if (c->is64 ? !x86_canonical(v, offset) : held > c->segment.limit)
         x86_raise_error(v, VECTOR_GP, ext);
 }
 
@@ -178,5 +181,5 @@ void x86_code_commit(struct vcpu *v, const struct x86_code *c, unsigned cpl, uin
     v->seg[SEG_CS] = c->segment;
     v->seg[SEG_CS].selector = (uint16_t)((c->segment.selector & 0xfffc) | cpl);
     v->cpl = (uint8_t)cpl;
-    v->rip = c->is64 ? rip : (uint32_t)rip; /* the upper half is dropped, not checked */
+    v->rip = c->is64 ? rip : (uint32_t)rip;
 }
