@@ -210,6 +210,8 @@ static void far_return(struct generator *g, bool iret)
         target =
             int3 ? DIFF_CODE + random_below(r, DIFF_CODE_PAGES * DIFF_PAGE) : value_code_address(r);
     while (iret && target - (g->c->in.rip - 16) < 32);
+    if (!iret && random_chance(r, 10)) /* for compatibility code, which has 32 bits */
+        target |= random_next(r) << 32;
     frame_put(&f, target, size);
     frame_put(&f, random_chance(r, 60) ? user_code(g) : selector(g), size);
     if (iret) {
