@@ -46,6 +46,7 @@ struct tr_address tr_address_of(const struct translation *t, const struct bt_ins
                            .disp = in->disp};
     if (in->base == RIP_OFFSET) { /* disp has the instruction's length in it */
         a.base = ZERO_OFFSET;
+        a.by_rip = true;
         a.disp += (int64_t)insn_rip(t, i);
     }
     if (a.base == ZERO_OFFSET && a.index == ZERO_OFFSET && !a.wide) {
@@ -111,7 +112,10 @@ void tr_linear_to(struct translation *t, const struct tr_address *a, unsigned to
     unsigned base = EMIT_NO_BASE, index = EMIT_NO_INDEX;
     int32_t disp = (int32_t)a->disp + rsp_of(t, a);
     if (is_constant(a)) {
-        emit_mov_constant(&t->e, to, (uint64_t)a->disp);
+        if (a->by_rip)
+            tr_put_linear(t, to, (uint64_t)a->disp);
+        else
+            emit_mov_constant(&t->e, to, (uint64_t)a->disp);
         return;
     }
     if (a->base != ZERO_OFFSET)

@@ -95,6 +95,8 @@ static void vm_fini(void *engine_vm)
 static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
 {
     struct bt_vm *vm = engine_vm;
+    if (vm->vcpu_count == BT_VCPUS_MAX)
+        return error_set(e, EINVAL, "engine bt: more than %d vCPUs", BT_VCPUS_MAX);
     int err = engine_interp.vcpu_init(vm->interp, v, e);
     if (err != 0)
         return err;
@@ -113,14 +115,20 @@ static int vcpu_init(void *engine_vm, struct vcpu *v, struct error *e)
     if (err != 0) {
         free(l->found);
         engine_interp.vcpu_fini(v);
+        return err;
     }
-    return err;
+    bt_cache_fini(vm); /* whose pages have no room for what this vCPU does */
+    l->number = vm->vcpu_count++;
+    vm->vcpus[l->number] = v;
+    return 0;
 }
 
 static void vcpu_fini(struct vcpu *v)
 {
-    bt_returns_destroy(bt_local(v));
-    free(bt_local(v)->found);
+    struct bt_local *l = bt_local(v);
+    l->vm->vcpus[l->number] = NULL;
+    bt_returns_destroy(l);
+    free(l->found);
     engine_interp.vcpu_fini(v);
 }
 
@@ -207,6 +215,7 @@ static void stats(const struct vcpu *v,
     const struct bt_counters *c = &((const struct bt_local *)v->engine_local)->counters;
 
     put(context, NULL, "units", c->units);
+    put(context, NULL, "pages_moved", c->moved);
     put(context, NULL, "links", c->links);
     put(context, NULL, "lookups", c->lookups);
     put(context, NULL, "lookups_found", c->found);

@@ -9,7 +9,7 @@
  *  address.c   memory operands, checked                     effects.c  what it does with registers
  *  flags.c     where the flags are                          return.c   calls and returns
  *  emit_*.c    the kinds of instructions                    trap.c     host signals in guest code
- *  watch.c     --trace and --perf-map
+ *  move.c      units to another linear address             watch.c    --trace and --perf-map
  *
  * Host registers in translated code:
  *   rsp        the return stack (return.c): the host's half of the guest's calls
@@ -71,7 +71,7 @@ struct bt_exit {
     bool alone;      /* to the unit made without sharing */
     bool crossing;   /* to another page: through the target's enter_crossing */
     struct bt_unit *to;
-    struct bt_exit *next_incoming;
+    struct bt_exit *next_incoming, **incoming; /* in to->incoming: the next, what leads here */
 };
 
 /* A place in translated code where the interpreter's handler runs one instruction. */
@@ -106,6 +106,10 @@ struct bt_unit {
     uint8_t *enter_crossing; /* with flags saved, from a page that does not know this mapping */
     struct bt_mark *marks;
     unsigned mark_count;
+    uint16_t
+        *linears; /* bt_unit_offset of each linear address in the code, 64 bits: bt_move_page */
+    unsigned linear_count;
+    bool movable;
     struct bt_exit *exits;
     unsigned exit_count;
     struct bt_site *sites;
@@ -123,10 +127,14 @@ struct bt_page {
     uint64_t physical, linear;
     uint8_t key;
     uint32_t token;                   /* never 0; the same for all keys that fetch alike */
-    uint64_t generation;              /* moves with each write */
+    uint64_t generation;              /* moves with each write, and when it is moved */
     bool marked;                      /* MEM_PAGE_CODE was set for it since */
+    _Atomic bool global;              /* was, to a vCPU: which may know it beyond a MOV CR3 */
     struct bt_unit *units, *crossers; /* that begin here; whose second page it is */
     struct bt_page *next;
+    /* bt_local.fetch_generation of each vCPU when it last entered the page: in another generation
+     * it has no way into it. */
+    uint64_t entered[];
 };
 
 enum bt_string { BT_STOS, BT_MOVS, BT_STRINGS };
@@ -205,9 +213,9 @@ static inline unsigned bt_jump_index(uint64_t rip)
  * it stays good when mappings change, and another process that runs the same page finds it. */
 struct bt_found {
     uint64_t rip;
-    uint64_t where;      /* physical page | key | BT_FOUND_VALID */
-    const uint8_t *code; /* entry with flags saved */
-    uint32_t token;      /* its page's */
+    uint64_t where; /* physical page | key | BT_FOUND_VALID */
+    struct bt_page *page;
+    uint32_t code;       /* entry with flags saved, from the start of the code memory */
     uint32_t generation; /* good only under this one */
 };
 #define BT_FOUND_VALID 0x800u
@@ -222,6 +230,7 @@ struct bt_local {
     uint8_t bounce[64]; /* what a load across pages reads */
     struct vcpu *self;
     struct bt_vm *vm;
+    unsigned number;  /* in vm->vcpus */
     uint64_t miss_pc; /* return address of the miss stub */
     uint64_t fault_pc;
     uint64_t branch; /* RIP of an indirect jump that was not served, and what it did to RSP */
@@ -249,7 +258,8 @@ struct bt_local {
                   [(3 * BT_JUMPS + BT_TOKENS) / 64]; /* what the logs have, by the same numbers */
     uint64_t count_limit;                            /* counting: polls leave above it */
     struct bt_counters {
-        uint64_t units, links, lookups, found, misses, misses_elsewhere, scattered, faults, flushes;
+        uint64_t units, moved, links, lookups, found, misses, misses_elsewhere, scattered, faults,
+            flushes;
         uint64_t slot_misses; /* a multiple of BT_MISSES_LOOK */
         uint64_t interpreted[ZYDIS_MNEMONIC_MAX_VALUE + 1], light; /* light: of all these */
     } counters;
@@ -334,12 +344,34 @@ uint8_t bt_key(const struct vcpu *v);
 bool bt_is_scattered(const struct bt_vm *vm, uint64_t rip);
 void bt_scatter(struct vcpu *v, struct bt_unit *u, uint64_t rip);
 
+/* What move.c needs; under the code lock. */
+struct bt_page **bt_pages_of(struct bt_vm *vm, uint64_t physical);
+uint32_t bt_token_of(struct bt_vm *vm, uint64_t physical, uint64_t linear, uint8_t key);
+void bt_unlink(struct bt_exit *x);
+void bt_unhash(struct bt_vm *vm, struct bt_unit *u);
+void bt_hash(struct bt_vm *vm, struct bt_unit *u);
+/* Nothing new leads to it, but what vCPUs know already. */
+void bt_kill(struct bt_vm *vm, struct bt_unit *u);
+void bt_found_drop(struct vcpu *v, const struct bt_unit *u);
+/* The checker's word, if it is asked; a violation ends the VM. */
+bool bt_passes(struct bt_vm *vm, const struct bt_unit *u);
+
+/* ---- move.c ---- */
+
+/* Makes units of the same page at another linear address, where no vCPU has been for long, units of
+ * this one. False: there were none. Waits for the other vCPUs to be quiet. */
+bool bt_move_page(struct vcpu *v, uint64_t physical, uint64_t linear, uint8_t key);
+/* Whether bt_move_page could ever serve the unit: of its address alone. */
+bool bt_may_move(uint64_t rip);
+
 /* ---- translate.c ---- */
 
 /* Writes the code and all lists; u has rip, physical, key, code, cold, pages. `page` holds its
  * bytes; of a unit with a second page, `second` those that follow. 0, or -ENOMEM. */
 int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const uint8_t *second);
 struct bt_scratch *bt_scratch_create(void);
+/* The page's token and its place in the comparison at `at`. */
+void bt_put_token(uint8_t *at, const struct bt_page *p);
 
 /* ---- stubs.c ---- */
 void bt_stubs_make(struct bt_vm *vm);
@@ -395,6 +427,8 @@ void bt_watch_close(struct bt_vm *vm);
 /* Names code for perf: "guest_" and the RIP. */
 void bt_watch_code(struct bt_vm *vm, const uint8_t *code, const uint8_t *end, const char *name,
                    uint64_t rip);
+/* Names a unit. */
+void bt_watch_made(struct bt_vm *vm, const struct bt_unit *u);
 /* What begins at v->rip is executed now. */
 void bt_watch_unit(struct vcpu *v);
 

@@ -29,7 +29,7 @@ static uint64_t hash_of(uint64_t a, uint64_t b, uint8_t key)
     return h >> (64 - BT_HASH_BITS);
 }
 
-static struct bt_page **pages_of(struct bt_vm *vm, uint64_t physical)
+struct bt_page **bt_pages_of(struct bt_vm *vm, uint64_t physical)
 {
     return &vm->pages[hash_of(physical, 0, 0) % BT_PAGES];
 }
@@ -147,14 +147,19 @@ void bt_jump_forget(struct vcpu *v, uint64_t rip)
     jump_empty(&bt_local(v)->jumps[v->reach][i], i);
 }
 
-static void token_enter(struct vcpu *v, uint64_t linear, uint32_t token)
+/* The vCPU has found the page mapped where it is. */
+static void token_enter(struct vcpu *v, struct bt_page *p)
 {
     struct bt_local *l = bt_local(v);
-    unsigned i = (linear >> 12) & (BT_TOKENS - 1);
-    if (l->tokens[i] == token)
+    unsigned i = (p->linear >> 12) & (BT_TOKENS - 1);
+    p->entered[l->number] = l->fetch_generation;
+    if (l->tokens[i] == p->token)
         return;
-    l->tokens[i] = token;
-    note(l, BT_LOG_TOKEN | i, tlb_fetch_is_global(v, linear));
+    l->tokens[i] = p->token;
+    bool global = tlb_fetch_is_global(v, p->linear);
+    if (global)
+        atomic_store(&p->global, true);
+    note(l, BT_LOG_TOKEN | i, global);
 }
 
 /* ---- look-up; the code lock is held ---- */
@@ -176,41 +181,49 @@ static bool fetches_alike(uint8_t key, uint8_t other)
     return ((key & BT_KEY_REACH) == REACH_USER) == ((other & BT_KEY_REACH) == REACH_USER);
 }
 
+uint32_t bt_token_of(struct bt_vm *vm, uint64_t physical, uint64_t linear, uint8_t key)
+{
+    for (struct bt_page *p = *bt_pages_of(vm, physical); p != NULL; p = p->next)
+        if (p->physical == physical && p->linear == linear && fetches_alike(p->key, key))
+            return p->token;
+    return ++vm->next_token;
+}
+
 static struct bt_page *page_of(struct bt_vm *vm, uint64_t physical, uint64_t linear, uint8_t key)
 {
-    struct bt_page **bucket = pages_of(vm, physical);
-    uint32_t token = 0;
-    for (struct bt_page *p = *bucket; p != NULL; p = p->next) {
-        if (p->physical != physical || p->linear != linear)
-            continue;
-        if (p->key == key)
+    struct bt_page **bucket = bt_pages_of(vm, physical);
+    for (struct bt_page *p = *bucket; p != NULL; p = p->next)
+        if (p->physical == physical && p->linear == linear && p->key == key)
             return p;
-        if (fetches_alike(p->key, key))
-            token = p->token;
-    }
-    struct bt_page *p = calloc(1, sizeof(*p));
+    struct bt_page *p = calloc(1, sizeof(*p) + vm->vcpu_count * sizeof(p->entered[0]));
     if (p == NULL)
         return NULL;
-    *p = (struct bt_page){.physical = physical,
-                          .linear = linear,
-                          .key = key,
-                          .token = token != 0 ? token : ++vm->next_token,
-                          .next = *bucket};
+    p->physical = physical;
+    p->linear = linear;
+    p->key = key;
+    p->token = bt_token_of(vm, physical, linear, key);
+    p->next = *bucket;
     *bucket = p;
     return p;
 }
 
-static void unlink_incoming(struct bt_unit *u)
+void bt_unlink(struct bt_exit *x)
 {
-    while (u->incoming != NULL) {
-        struct bt_exit *x = u->incoming;
-        u->incoming = x->next_incoming;
-        emit_patch_atomic(x->patch, x->unlinked);
-        x->to = NULL;
-    }
+    emit_patch_atomic(x->patch, x->unlinked);
+    *x->incoming = x->next_incoming;
+    if (x->next_incoming != NULL)
+        x->next_incoming->incoming = x->incoming;
+    x->to = NULL;
 }
 
-static void unhash(struct bt_vm *vm, struct bt_unit *u)
+void bt_hash(struct bt_vm *vm, struct bt_unit *u)
+{
+    struct bt_unit **bucket = &vm->hash[hash_of(u->rip, u->physical, u->key)];
+    u->hash_next = *bucket;
+    *bucket = u;
+}
+
+void bt_unhash(struct bt_vm *vm, struct bt_unit *u)
 {
     struct bt_unit **link = &vm->hash[hash_of(u->rip, u->physical, u->key)];
     while (*link != u)
@@ -218,13 +231,14 @@ static void unhash(struct bt_vm *vm, struct bt_unit *u)
     *link = u->hash_next;
 }
 
-static void kill_unit(struct bt_vm *vm, struct bt_unit *u)
+void bt_kill(struct bt_vm *vm, struct bt_unit *u)
 {
     if (u->dead)
         return;
     u->dead = true;
-    unlink_incoming(u);
-    unhash(vm, u);
+    while (u->incoming != NULL)
+        bt_unlink(u->incoming);
+    bt_unhash(vm, u);
 }
 
 void bt_code_written(void *context, gpa_t page)
@@ -232,16 +246,16 @@ void bt_code_written(void *context, gpa_t page)
     struct bt_vm *vm = context;
     bool any = false;
 
-    for (struct bt_page *p = *pages_of(vm, page.v); p != NULL; p = p->next) {
+    for (struct bt_page *p = *bt_pages_of(vm, page.v); p != NULL; p = p->next) {
         if (p->physical != page.v)
             continue;
         p->generation++;
         p->marked = false;
         any |= p->units != NULL || p->crossers != NULL;
         for (struct bt_unit *u = p->units; u != NULL; u = u->page_next)
-            kill_unit(vm, u);
+            bt_kill(vm, u);
         for (struct bt_unit *u = p->crossers; u != NULL; u = u->second_next)
-            kill_unit(vm, u);
+            bt_kill(vm, u);
         p->units = p->crossers = NULL;
     }
     if (any)
@@ -263,12 +277,15 @@ bool bt_is_scattered(const struct bt_vm *vm, uint64_t rip)
 void bt_link(struct bt_vm *vm, struct bt_exit *x, struct bt_unit *to)
 {
     interp_lock_code(vm->interp);
-    if (!x->from->dead && !to->dead && x->to == NULL && vm->trace == NULL) {
+    if (!x->from->dead && !to->dead && x->to == NULL && x->target == to->rip && vm->trace == NULL) {
         emit_patch_atomic(x->patch, x->crossing     ? to->enter_crossing
                                     : x->host_flags ? to->enter_host
                                                     : to->enter_saved);
         x->to = to;
+        x->incoming = &to->incoming;
         x->next_incoming = to->incoming;
+        if (x->next_incoming != NULL)
+            x->next_incoming->incoming = &x->next_incoming;
         to->incoming = x;
     }
     interp_unlock_code(vm->interp);
@@ -331,6 +348,8 @@ void bt_cache_fini(struct bt_vm *vm)
 {
     drop_all(vm);
     free(vm->units);
+    vm->units = NULL;
+    vm->unit_room = 0;
 }
 
 /* The cache is full: everything goes. The caller returns into no unit. */
@@ -411,9 +430,7 @@ static bool publish(struct bt_vm *vm, struct bt_unit *u, const uint64_t generati
         u->page->generation == generation[0] && u->page->marked && units_room(vm) &&
         (u->second == NULL || (u->second->generation == generation[1] && u->second->marked));
     if (good) {
-        struct bt_unit **bucket = &vm->hash[hash_of(u->rip, u->physical, u->key)];
-        u->hash_next = *bucket;
-        *bucket = u;
+        bt_hash(vm, u);
         u->page_next = u->page->units;
         u->page->units = u;
         if (u->second != NULL) {
@@ -423,8 +440,7 @@ static bool publish(struct bt_vm *vm, struct bt_unit *u, const uint64_t generati
         vm->units[vm->unit_count++] = u;
         vm->free = (uint8_t *)(((uintptr_t)u->code_end + 15) & ~(uintptr_t)15);
         vm->cold_free = (uint8_t *)(((uintptr_t)u->cold_end + 15) & ~(uintptr_t)15);
-        bt_watch_code(vm, u->code, u->code_end, "guest_", u->rip);
-        bt_watch_code(vm, u->cold, u->cold_end, "guest_", u->rip);
+        bt_watch_made(vm, u);
     }
     interp_unlock_code(vm->interp);
     return good;
@@ -446,7 +462,7 @@ static bool crosses(const struct bt_vm *vm, uint64_t rip, const uint8_t *page)
 }
 
 /* A translation that breaks a rule is a bug of doppel's, and the VM's end. */
-static bool passes(struct bt_vm *vm, const struct bt_unit *u)
+bool bt_passes(struct bt_vm *vm, const struct bt_unit *u)
 {
     char why[BT_CHECK_WHY];
     if (!vm->checking)
@@ -478,7 +494,7 @@ static struct bt_unit *make_locked(struct bt_vm *vm, const struct bt_unit *wante
         u->cold = vm->cold_free;
         if (u->code + BT_UNIT_BYTES > vm->huge)
             vm->huge = exec_memory_huge(&vm->memory, vm->huge);
-        if (bt_translate(vm, u, from->host[0], from->host[1]) == 0 && passes(vm, u) &&
+        if (bt_translate(vm, u, from->host[0], from->host[1]) == 0 && bt_passes(vm, u) &&
             publish(vm, u, generation))
             return u;
     }
@@ -528,16 +544,16 @@ static bool second_holds(struct vcpu *v, struct bt_unit *u)
 {
     struct bt_local *l = bt_local(v);
     uint64_t physical;
-    const struct bt_page *p = u->second;
+    struct bt_page *p = u->second;
     if (tlb_fetch_page(v, p->linear, &physical) == NULL)
         return false;
     bt_refresh(v);
     if (physical == p->physical) {
-        token_enter(v, p->linear, p->token);
+        token_enter(v, p);
         return true;
     }
     interp_lock_code(l->vm->interp);
-    kill_unit(l->vm, u);
+    bt_kill(l->vm, u);
     atomic_fetch_add(&l->vm->generation, 1);
     interp_unlock_code(l->vm->interp);
     return false;
@@ -555,16 +571,25 @@ static bool fetch(struct vcpu *v, struct source *from)
     return true;
 }
 
+static struct bt_unit *look_up_locked(struct bt_vm *vm, uint64_t rip, const struct source *from,
+                                      uint8_t key, bool alone)
+{
+    interp_lock_code(vm->interp);
+    struct bt_unit *u =
+        look_up(vm, rip, from->physical[0] | (rip & (MEM_PAGE_SIZE - 1)), key, alone);
+    interp_unlock_code(vm->interp);
+    return u;
+}
+
 static struct bt_unit *find(struct vcpu *v, bool alone, struct source *from)
 {
     struct bt_local *l = bt_local(v);
     uint8_t key = bt_key(v);
 
     l->counters.lookups++;
-    interp_lock_code(l->vm->interp);
-    struct bt_unit *u =
-        look_up(l->vm, v->rip, from->physical[0] | (v->rip & (MEM_PAGE_SIZE - 1)), key, alone);
-    interp_unlock_code(l->vm->interp);
+    struct bt_unit *u = look_up_locked(l->vm, v->rip, from, key, alone);
+    if (u == NULL && bt_move_page(v, from->physical[0], v->rip & MEM_PAGE_MASK, key))
+        u = look_up_locked(l->vm, v->rip, from, key, alone);
     if (u == NULL)
         u = make(v, key, alone, from);
     if (u != NULL && u->second != NULL && !second_holds(v, u))
@@ -576,7 +601,7 @@ static struct bt_unit *find(struct vcpu *v, bool alone, struct source *from)
     if (u != NULL && atomic_load(&u->dead))
         u = NULL;
     if (u != NULL) {
-        token_enter(v, u->page->linear, u->page->token);
+        token_enter(v, u->page);
         bt_watch_unit(v);
     }
     return u;
@@ -604,16 +629,25 @@ const uint8_t *bt_find_code(struct vcpu *v)
     struct bt_found *f = found_at(v, v->rip, where);
     if (f->rip == v->rip && f->where == where && f->generation == (uint32_t)l->generation) {
         l->counters.found++;
-        token_enter(v, v->rip & MEM_PAGE_MASK, f->token);
-        return f->code;
+        token_enter(v, f->page);
+        return l->vm->memory.exec + f->code;
     }
     const struct bt_unit *u = find(v, false, &from);
     if (u == NULL)
         return NULL;
     const uint8_t *code = bt_exec(l->vm, u->enter_saved);
     if (u->second == NULL && l->vm->trace == NULL)
-        *f = (struct bt_found){v->rip, where, code, u->page->token, (uint32_t)l->generation};
+        *f = (struct bt_found){v->rip, where, u->page, (uint32_t)(code - l->vm->memory.exec),
+                               (uint32_t)l->generation};
     return code;
+}
+
+void bt_found_drop(struct vcpu *v, const struct bt_unit *u)
+{
+    uint64_t where = (u->physical & MEM_PAGE_MASK) | u->key | BT_FOUND_VALID;
+    struct bt_found *f = found_at(v, u->rip, where);
+    if (f->rip == u->rip && f->where == where)
+        f->where = 0;
 }
 
 /* The old unit is as good as before, but for its speed: no other vCPU need hurry, and generation
@@ -624,11 +658,11 @@ void bt_scatter(struct vcpu *v, struct bt_unit *u, uint64_t rip)
     unsigned i = scattered_index(rip);
     interp_lock_code(vm->interp);
     vm->scattered[i / 64] |= (uint64_t)1 << i % 64;
-    kill_unit(vm, u); /* to be made again */
+    bt_kill(vm, u); /* to be made again */
     interp_unlock_code(vm->interp);
     unsigned at = bt_jump_index(u->rip); /* under its own reach, not that of now */
     jump_empty(&bt_local(v)->jumps[u->key & BT_KEY_REACH][at], at);
-    found_at(v, u->rip, (u->physical & MEM_PAGE_MASK) | u->key | BT_FOUND_VALID)->where = 0;
+    bt_found_drop(v, u);
 }
 
 /* ---- from host addresses back ---- */

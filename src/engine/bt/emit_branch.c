@@ -5,7 +5,7 @@
 /* Pushes the address of the next instruction. */
 static void put_push_return(struct translation *t)
 {
-    tr_store_constant(t, tr_pushed(t), insn_next_rip(t, t->i));
+    tr_store_linear(t, tr_pushed(t), insn_next_rip(t, t->i));
     tr_move_rsp(t, -8);
 }
 

@@ -39,6 +39,18 @@ void tr_store_constant(struct translation *t, struct tr_operand o, uint64_t valu
     emit_memory(&t->e, true, 0x89, scratch, &o);
 }
 
+void tr_store_linear(struct translation *t, struct tr_operand o, uint64_t linear)
+{
+    if ((uint64_t)(int64_t)(int32_t)linear == linear) {
+        tr_store_constant(t, o, linear);
+        return;
+    }
+    unsigned scratch = tr_free_scratch(t, &o);
+    tr_put_linear(t, scratch, linear);
+    tr_mark(t);
+    emit_memory(&t->e, true, 0x89, scratch, &o);
+}
+
 static void emit_push_register(struct translation *t, unsigned guest)
 {
     struct tr_operand o = tr_pushed(t);

@@ -217,7 +217,6 @@ static void fill_for_strings(struct vcpu *v, uint64_t to, uint64_t from)
 const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
 {
     struct bt_local *l = bt_local(v);
-    uint64_t next = s->rip + s->insn.length;
     called(v);
 
     l->counters.interpreted[s->insn.op]++;
@@ -237,7 +236,7 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     /* Not the generation at the start: the interpreter may have served, and cleared, the request
      * that says that units have gone. */
     if (X86_LIKELY(l->generation == atomic_load(&l->vm->generation) && s->resume != NULL &&
-                   v->rip == next && bt_key(v) == s->key &&
+                   v->rip == s->rip + s->insn.length && bt_key(v) == s->key &&
                    l->fetch_generation == v->tlb.fetch_generation) &&
         bt_may_run(v)) {
         l->flags = bt_flags_of(v->rflags);

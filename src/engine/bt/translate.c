@@ -72,6 +72,14 @@ void tr_put(struct translation *t, unsigned guest, unsigned host)
         emit_mov(&t->e, (unsigned)to, host);
 }
 
+void tr_put_linear(struct translation *t, unsigned host, uint64_t linear)
+{
+    emit_mov_constant(&t->e, host, linear);
+    if (t->linear_count < LINEARS_MAX)
+        t->s->linears[t->linear_count] = (uint16_t)(offset_here(t) - 8); /* if it is 64 bits */
+    t->linear_count++;
+}
+
 /* ---- ways out ---- */
 
 static void put_compare_requests(struct emit *e)
@@ -87,7 +95,7 @@ static bool is_crossing(const struct translation *t, uint64_t target)
 
 static void put_to_indirect(struct translation *t, uint64_t target)
 {
-    emit_mov_constant(&t->e, S0, target);
+    tr_put_linear(t, S0, target);
     emit_jmp_to(&t->e, t->vm->stubs.indirect);
 }
 
@@ -187,7 +195,7 @@ static void put_indirect_cold(struct translation *t, const struct bt_cold *c)
     EMIT(e, 0x65, 0xc7, 0x04, 0x25); /* movl $undo, %gs:undo */
     emit_u32(e, LOCAL_OFFSET(undo));
     emit_u32(e, (uint32_t)c->undo);
-    emit_mov_constant(e, S1, t->u->rip + c->rip);
+    tr_put_linear(t, S1, t->u->rip + c->rip);
     emit_store(e, S1, LOCAL_OFFSET(branch));
     emit_jmp_to(e, t->vm->stubs.indirect);
 }
@@ -235,7 +243,7 @@ static void put_return_point(struct translation *t)
         EMIT(e, 0x49, 0x81, 0xfa); /* cmp $rip, %r10 */
         emit_u32(e, (uint32_t)rip);
     } else {
-        emit_mov_constant(e, S1, rip);
+        tr_put_linear(t, S1, rip);
         EMIT(e, 0x4d, 0x39, 0xda); /* cmp %r11, %r10 */
     }
     emit_patch(emit_jcc(e, 5), t->vm->stubs.unpaired[t->reach]); /* jne */
@@ -471,11 +479,18 @@ static void put_cold(struct translation *t)
     }
 }
 
+void bt_put_token(uint8_t *at, const struct bt_page *p)
+{
+    struct emit e = {.at = at};
+    EMIT(&e, 0x65, 0x81, 0x3c, 0x25); /* cmpl $token, %gs:tokens[…] */
+    emit_u32(&e, LOCAL_OFFSET(tokens) + 4 * ((p->linear >> 12) & (BT_TOKENS - 1)));
+    emit_u32(&e, p->token);
+}
+
 static void put_token_compare(struct emit *e, const struct bt_page *p)
 {
-    EMIT(e, 0x65, 0x81, 0x3c, 0x25); /* cmpl $token, %gs:tokens[…] */
-    emit_u32(e, LOCAL_OFFSET(tokens) + 4 * ((p->linear >> 12) & (BT_TOKENS - 1)));
-    emit_u32(e, p->token);
+    bt_put_token(e->at, p);
+    e->at += 12;
 }
 
 static void put_enter_crossing(struct translation *t)
@@ -775,11 +790,13 @@ static int keep_lists(struct translation *t)
     u->marks = keep(t->vm, t->s->marks, t->mark_count, sizeof(*u->marks));
     u->exits = keep(t->vm, t->s->exits, t->exit_count, sizeof(*u->exits));
     u->sites = keep(t->vm, t->s->sites, t->site_count, sizeof(*u->sites));
-    if (u->marks == NULL || u->exits == NULL || u->sites == NULL)
+    u->linears = keep(t->vm, t->s->linears, u->movable ? t->linear_count : 0, sizeof(*u->linears));
+    if (u->marks == NULL || u->exits == NULL || u->sites == NULL || u->linears == NULL)
         return -ENOMEM;
     u->mark_count = t->mark_count;
     u->exit_count = t->exit_count;
     u->site_count = t->site_count;
+    u->linear_count = t->linear_count;
     for (unsigned n = 0; n < u->exit_count; n++) {
         struct bt_exit *x = &u->exits[n];
         uint8_t *address = x->unlinked + (x->host_flags ? TR_SAVE_BYTES : 0) + 2;
@@ -790,6 +807,25 @@ static int keep_lists(struct translation *t)
         memcpy(s->patch, &s, sizeof(s));
     }
     return 0;
+}
+
+/* Whether all that depends on where the unit is is in `linears`, and in the lists. Not so of
+ * addresses of 32 bits by RIP, and of constants that may lie in pages beside those by RIP: a check
+ * may serve both. */
+static bool is_movable(const struct translation *t)
+{
+    if (!bt_may_move(t->u->rip) || t->u->second != NULL || t->linear_count > LINEARS_MAX)
+        return false;
+    for (unsigned n = 0; n < t->s->count; n++) {
+        const struct insn *in = &t->s->insns[n].in;
+        struct tr_address a;
+        if (t->s->insns[n].memory < 0)
+            continue;
+        a = tr_address_of(t, &t->s->insns[n]);
+        if (a.by_rip ? in->address_size != 8 : bt_may_move((uint64_t)a.disp))
+            return false;
+    }
+    return true;
 }
 
 int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const uint8_t *second)
@@ -831,5 +867,6 @@ int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const
     put_cold(&t);
     put_entries_cold(&t);
     u->cold_end = t.e.at;
+    u->movable = is_movable(&t);
     return keep_lists(&t);
 }

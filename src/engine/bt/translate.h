@@ -68,7 +68,8 @@ struct bt_insn {
 struct tr_address {
     uint8_t seg; /* SEG_FS, SEG_GS, or SEG_DS: no base */
     uint8_t base, index, scale;
-    bool wide; /* 64 bits */
+    bool wide;   /* 64 bits */
+    bool by_rip; /* a constant that moves with the code */
     int64_t disp;
 };
 
@@ -131,8 +132,9 @@ struct bt_shape {
     struct bt_insn insn;
 };
 
-#define BT_SHAPES 4096u
-#define COLD_MAX  (6 * BT_UNIT_INSNS)
+#define BT_SHAPES   4096u
+#define COLD_MAX    (6 * BT_UNIT_INSNS)
+#define LINEARS_MAX (8 * BT_UNIT_INSNS)
 
 struct bt_scratch {
     struct bt_insn insns[BT_UNIT_INSNS + 1];
@@ -143,6 +145,7 @@ struct bt_scratch {
     struct bt_exit exits[4 * BT_UNIT_INSNS];
     struct bt_site sites[BT_UNIT_INSNS + 3];
     struct bt_mark marks[COLD_MAX + BT_UNIT_INSNS + 4];
+    uint16_t linears[LINEARS_MAX];
     /* By order of first use, so that the few that matter lie together; by hash, 1 + their place. */
     struct bt_shape shapes[BT_SHAPES];
     struct insn_full shape_full[BT_SHAPES];
@@ -156,7 +159,7 @@ struct translation {
     struct bt_unit *u;
     struct bt_scratch *s;
     struct emit e;
-    unsigned cold_count, exit_count, site_count, mark_count;
+    unsigned cold_count, exit_count, site_count, mark_count, linear_count;
     const struct bt_insn *i; /* under way */
     uint8_t reach;           /* of its accesses: STAC and CLAC change it */
     bool smap;               /* is on, for certain: so the reach says what AC is */
@@ -230,6 +233,8 @@ void tr_string(struct translation *t, const struct bt_insn *i);
 /* Guest register into a host register, and back. */
 void tr_get(struct translation *t, unsigned host, unsigned guest);
 void tr_put(struct translation *t, unsigned guest, unsigned host);
+/* A linear address that moves with the code. */
+void tr_put_linear(struct translation *t, unsigned host, uint64_t linear);
 
 /* ---- address.c ---- */
 struct tr_address tr_address_of(const struct translation *t, const struct bt_insn *i);
@@ -308,6 +313,7 @@ void bt_plan(struct bt_insn *i);
 /* Where a push of 8 bytes goes; it is done when the value is there and RSP has moved. */
 struct tr_operand tr_pushed(struct translation *t);
 void tr_store_constant(struct translation *t, struct tr_operand o, uint64_t value);
+void tr_store_linear(struct translation *t, struct tr_operand o, uint64_t linear);
 void tr_move_rsp(struct translation *t, int32_t by); /* what it moves by is added later: */
 void tr_settle_rsp(struct translation *t);           /* now. RFLAGS survive. */
 void emit_copy(struct translation *t);

@@ -54,6 +54,12 @@ void bt_watch_code(struct bt_vm *vm, const uint8_t *code, const uint8_t *end, co
                 end - code, name, rip);
 }
 
+void bt_watch_made(struct bt_vm *vm, const struct bt_unit *u)
+{
+    bt_watch_code(vm, u->code, u->code_end, "guest_", u->rip);
+    bt_watch_code(vm, u->cold, u->cold_end, "guest_", u->rip);
+}
+
 void bt_watch_unit(struct vcpu *v)
 {
     FILE *trace = bt_local(v)->vm->trace;
