@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* See processor.h. Probed where that needs no fault, else by the vendor: seen on Cascade Lake and
- * on Zen 3. */
+/* See processor.h. Probed where that needs no fault, else by the vendor: seen on Cascade Lake, Zen
+ * 3 and Zen 4. */
 #include "engine/host/processor.h"
 
 #include <cpuid.h>

@@ -21,9 +21,9 @@ struct host_processor {
     bool aligns_vectors;
     /* The SHA instructions take operands that are not aligned. AMD's. */
     bool sha_unaligned;
-    /* An AVX2 gather that faults leaves the mask's elements from the one that faulted as they were,
-     * those before it zero, and what lies above VL alone. AMD's; Intel's has made all elements ones
-     * or zeros, and zeroed above VL. */
+    /* An AVX2 gather (not one of AVX-512) that faults leaves the mask's elements from the one that
+     * faulted as they were, those before it zero, and what lies above VL alone. AMD's; Intel's has
+     * made all elements ones or zeros, and zeroed above VL. */
     bool gathers_in_order;
     /* A REP CMPS or SCAS that is stopped by a fault or an event between two iterations has the
      * flags of the last. AMD's; Intel's has those from before it. */
