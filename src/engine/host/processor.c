@@ -80,7 +80,8 @@ static void find(void)
     p->bcd_flags_of_sum = amd;
     p->xsave_touches_legacy = amd;
     p->maskmov_upwards = amd;
-    p->xrstor_skips_empty = amd;
+    p->xrstor_reads_loaded = amd;
+    p->upper_registers_in_use = amd;
     p->alignment_first = amd;
     p->refuses_state_63 = amd;
     p->avx = __builtin_cpu_supports("avx");

@@ -44,9 +44,11 @@ struct host_processor {
     bool xsave_touches_legacy;
     /* MASKMOVDQU looks at its lower half first. AMD's. */
     bool maskmov_upwards;
-    /* XRSTOR of a compact image of which it loads no component beyond the legacy region does not
-     * read the end of the last component asked for. AMD's. */
-    bool xrstor_skips_empty;
+    /* XRSTOR of a compact image reads to the end of the last component that it loads, not of the
+     * last asked for. AMD's. */
+    bool xrstor_reads_loaded;
+    /* XSAVE outside 64-bit mode takes ZMM16 to ZMM31 for what they are, not for initial. AMD's. */
+    bool upper_registers_in_use;
     /* XSAVE and its kin find an area misaligned (#GP) before they find it in SS and not canonical
      * (#SS). AMD's. */
     bool alignment_first;
