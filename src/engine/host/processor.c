@@ -12,6 +12,7 @@
 
 #define FXSAVE_BYTES 512u
 #define FXSAVE_FIP   8u
+#define ZEN_3_AND_4  0x19u /* family */
 
 struct host_processor host_processor;
 
@@ -61,6 +62,19 @@ static bool is_amd(void)
            memcmp(vendor, "HygonGenuine", sizeof vendor) == 0;
 }
 
+/* By family and model, as Linux's bsp_init_amd tells them apart: hypervisors hide the CPUID bits
+ * of the strings and may hide AVX-512. Families 17h and 18h are Zen 1 and 2. */
+static bool since_zen4(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    __cpuid(1, eax, ebx, ecx, edx);
+    unsigned family = (eax >> 8 & 0xf) + (eax >> 20 & 0xff);
+    unsigned model = (eax >> 4 & 0xf) | (eax >> 12 & 0xf0);
+    if (family != ZEN_3_AND_4)
+        return family > ZEN_3_AND_4;
+    return (model >= 0x10 && model <= 0x1f) || (model >= 0x60 && model <= 0xaf);
+}
+
 static void find(void)
 {
     struct host_processor *p = &host_processor;
@@ -71,6 +85,7 @@ static void find(void)
     p->sha_unaligned = amd;
     p->gathers_in_order = amd;
     p->repeats_show_flags = amd;
+    p->cmpsb_source_first = amd && since_zen4();
     p->multiply_keeps_flags = keeps_flags(multiply);
     p->scan_keeps_flags = keeps_flags(scan);
     p->count_keeps_flags = keeps_flags(count);

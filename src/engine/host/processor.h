@@ -28,6 +28,9 @@ struct host_processor {
     /* A REP CMPS or SCAS that is stopped by a fault or an event between two iterations has the
      * flags of the last. AMD's; Intel's has those from before it. */
     bool repeats_show_flags;
+    /* REPE CMPSB reads the source first; REPNE CMPSB, the other sizes, and CMPS without a prefix
+     * read the destination first, as all do on other processors. Zen 4's. */
+    bool cmpsb_source_first;
     /* Flags that the manuals call undefined stay as they were: of MUL and IMUL; of BSF and BSR; of
      * LZCNT and TZCNT. Probed; so it is on AMD's. On Intel's they depend on the operands alone. */
     bool multiply_keeps_flags, scan_keeps_flags, count_keeps_flags;
