@@ -81,6 +81,7 @@ static void find(void)
     bool amd = is_amd();
     p->saves_pointers = find_saved_pointers();
     p->stores_fault_first = amd;
+    p->parts_in_order = amd;
     p->aligns_vectors = amd;
     p->sha_unaligned = amd;
     p->gathers_in_order = amd;

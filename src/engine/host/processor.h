@@ -16,6 +16,10 @@ struct host_processor {
     /* A store of x87, of MMX, or by VCVTPS2PH faults by its operand before it finds exceptions of
      * its value or enters MMX state. AMD's. */
     bool stores_fault_first;
+    /* Operands are checked part by part: 80 bits as 8 bytes and 2 (in every mode), a store of 64
+     * bytes as two halves, a masked or compressing one element by element. The page of one part may
+     * fault before another is found beyond the limit or not canonical. AMD's. */
+    bool parts_in_order;
     /* #AC for operands of 16 bytes and more that are not at a multiple of 16 (APM 2, 8.2.18).
      * AMD's; Intel's raise none. */
     bool aligns_vectors;
