@@ -617,6 +617,11 @@ static void mark_unordered(struct generator *g)
     }
 }
 
+static bool is_canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
 /* AMD's processors refuse an offset in FS or GS that is not canonical though the sum with the base
  * is; the translator looks at the sum only (docs/quirks.md). */
 static void keep_offset_canonical(struct generator *g)
@@ -633,7 +638,8 @@ static void keep_offset_canonical(struct generator *g)
             continue;
         }
         uint64_t offset = base ? linear_of(g, (int)i) - *base : 0;
-        if ((uint64_t)((int64_t)(offset << 16) >> 16) != offset)
+        uint64_t last = offset + g->operands[i].size / 8 - (g->operands[i].size != 0);
+        if (base && !(is_canonical(offset) && is_canonical(last)))
             *base = 0;
     }
 }
