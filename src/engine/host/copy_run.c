@@ -253,6 +253,14 @@ static void run_bounced(struct vcpu *v, const struct copy_code *c, uint64_t offs
         copy_store_bytes(v, m->segment, offset, bytes, bounce);
 }
 
+/* What #AC asks of a masked operand's address; 1 = nothing. */
+static unsigned masked_alignment(const struct copy_memory *m)
+{
+    if (host_processor.aligns_vectors)
+        return m->access == ACCESS_VECTOR ? 1 : m->element;
+    return m->size <= sizeof(uint64_t) ? m->size : 1;
+}
+
 /* Masked operands: limits and canonical checks hold for the active elements only, alignment for the
  * whole if there is one. A TLB hit proves that the address is canonical. */
 static void *find_masked(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
@@ -260,8 +268,7 @@ static void *find_masked(struct vcpu *v, const struct copy_memory *m, uint64_t o
     uint64_t linear = linear_unchecked(v, m, offset);
     if (X86_UNLIKELY((v->rflags & FLAG_AC) || m->alignment > 1) && copy_active_bytes(v, m)) {
         check_alignment(v, m, offset);
-        if (m->size <= sizeof(uint64_t)) /* the wide ones raise no #AC */
-            copy_check_natural(v, linear, m->size);
+        copy_check_natural(v, linear, masked_alignment(m));
     }
     void *memory = v->code64 ? direct(v, linear, m) : NULL;
     if (!memory && host_processor.parts_in_order)

@@ -83,6 +83,7 @@ static void find(void)
     p->stores_fault_first = amd;
     p->parts_in_order = amd;
     p->aligns_vectors = amd;
+    p->gathers_unaligned = amd;
     p->sha_unaligned = amd;
     p->gathers_in_order = amd;
     p->repeats_show_flags = amd;

@@ -20,9 +20,13 @@ struct host_processor {
      * bytes as two halves, a masked or compressing one element by element. The page of one part may
      * fault before another is found beyond the limit or not canonical. AMD's. */
     bool parts_in_order;
-    /* #AC for operands of 16 bytes and more that are not at a multiple of 16 (APM 2, 8.2.18).
-     * AMD's; Intel's raise none. */
+    /* #AC for operands of 16 bytes and more that are not at a multiple of 16 (APM 2, 8.2.18), and
+     * for those masked by an opmask that are not at a multiple of their elements. AMD's; Intel's
+     * raise none for these, and let a masked operand of up to 8 bytes be at a multiple of its size.
+     */
     bool aligns_vectors;
+    /* The gathers and scatters of AVX-512 raise no #AC, as those of AVX2 do not. AMD's. */
+    bool gathers_unaligned;
     /* The SHA instructions take operands that are not aligned. AMD's. */
     bool sha_unaligned;
     /* An AVX2 gather (not one of AVX-512) that faults leaves the mask's elements from the one that
