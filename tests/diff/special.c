@@ -467,15 +467,12 @@ static uint64_t linear_of(const struct generator *g, int memory)
     ZydisRegisterContext context = {0};
     ZydisDecodedOperand operand = g->operands[memory], *o = &operand;
     ZyanU64 offset;
-    int32_t disp;
-    int16_t disp16;
+    unsigned bits = g->insn.raw.disp.size;
 
-    if (g->insn.raw.disp.size == 32) { /* it has been patched */
-        memcpy(&disp, g->c->bytes + g->insn.raw.disp.offset, 4);
-        o->mem.disp.value = disp;
-    } else if (g->insn.raw.disp.size == 16) {
-        memcpy(&disp16, g->c->bytes + g->insn.raw.disp.offset, 2);
-        o->mem.disp.value = disp16;
+    if (bits > 8) { /* it has been patched */
+        uint64_t disp = 0;
+        memcpy(&disp, g->c->bytes + g->insn.raw.disp.offset, bits / 8);
+        o->mem.disp.value = (int64_t)(disp << (64 - bits)) >> (64 - bits);
     }
     for (unsigned i = 0; i < 16; i++)
         context.values[ZYDIS_REGISTER_RAX + i] = context.values[ZYDIS_REGISTER_EAX + i] = s->gpr[i];
