@@ -4,6 +4,7 @@
  *  - RFLAGS.TF: the oracle steps with it.
  *  - The P bit of a page fault's error code from HOST_TASK_SIZE on: Linux sets it for every such
  *    address so that user code cannot find out what the kernel maps (arch/x86/mm/fault.c).
+ *  - The same bit where the guest of 32-bit code has its own tables (DIFF_KERNEL32).
  *  - The error code and CR2 of a vector that has none.
  *  - Which word of an operand marked unordered (special.c) faults, and stores before that fault.
  *  - Under AddressSanitizer, accesses to its shadow: the oracle's child inherits that mapping,
@@ -106,10 +107,15 @@ static uint16_t data_selector(uint16_t selector)
     return selector < 4 ? 0 : selector;
 }
 
-static void check_fault(struct comparison *c, const struct diff_outcome *p,
-                        const struct diff_outcome *e)
+static bool is_present_on_one_side(const struct diff_case *c, uint64_t address)
 {
-    uint32_t ignored = p->address >= HOST_TASK_SIZE ? PF_PRESENT : 0;
+    return address >= HOST_TASK_SIZE || (c->code32 && address - DIFF_KERNEL32 < DIFF_KERNEL32_SIZE);
+}
+
+static void check_fault(struct comparison *c, const struct diff_case *input,
+                        const struct diff_outcome *p, const struct diff_outcome *e)
+{
+    uint32_t ignored = is_present_on_one_side(input, p->address) ? PF_PRESENT : 0;
 
     if (p->failure != e->failure) {
         static const char *const names[] = {"ran", "died", "hung", "strange"};
@@ -230,7 +236,7 @@ bool compare_outcomes(const struct diff_case *input, const struct diff_outcome *
     if (met_the_shadow(engine))
         return true;
     if (!unordered)
-        check_fault(&c, processor, engine);
+        check_fault(&c, input, processor, engine);
     if (processor->failure != DIFF_RAN || engine->failure != DIFF_RAN)
         return false;
     bool to_compatibility = p->selector[SEG_CS] != input->in.selector[SEG_CS] &&

@@ -41,6 +41,11 @@ struct diff_page {
 #define DIFF_ARENA (DIFF_PAGES * DIFF_PAGE)
 extern const struct diff_page diff_pages[DIFF_PAGES];
 
+/* The guest's own 2 MiB while 32-bit code is tested, for its supervisor alone: nothing on the
+ * processor. (In 64-bit mode they lie beyond all that the host's kernel tells of.) */
+#define DIFF_KERNEL32      0xbf800000u
+#define DIFF_KERNEL32_SIZE 0x200000u
+
 /* Offset in the arena of a linear address, or -1 where nothing is mapped. */
 int diff_arena_offset(uint64_t linear);
 

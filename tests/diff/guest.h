@@ -24,7 +24,7 @@
 #include "x86/msr.h"
 
 #define GUEST_KERNEL64 UINT64_C(0xffffffff80000000)
-#define GUEST_KERNEL32 UINT64_C(0xbf800000)
+#define GUEST_KERNEL32 DIFF_KERNEL32
 #define GUEST_PML4     0x1000u
 #define GUEST_PDPT_LOW 0x2000u
 #define GUEST_PDPT_TOP 0x3000u

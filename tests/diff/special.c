@@ -467,11 +467,12 @@ static uint64_t linear_of(const struct generator *g, int memory)
     ZydisRegisterContext context = {0};
     ZydisDecodedOperand operand = g->operands[memory], *o = &operand;
     ZyanU64 offset;
-    int32_t disp;
+    unsigned bits = g->insn.raw.disp.size;
 
-    if (g->insn.raw.disp.size == 32) { /* it has been patched */
-        memcpy(&disp, g->c->bytes + g->insn.raw.disp.offset, 4);
-        o->mem.disp.value = disp;
+    if (bits > 8) { /* it has been patched */
+        uint64_t disp = 0;
+        memcpy(&disp, g->c->bytes + g->insn.raw.disp.offset, bits / 8);
+        o->mem.disp.value = (int64_t)(disp << (64 - bits)) >> (64 - bits);
     }
     for (unsigned i = 0; i < 16; i++)
         context.values[ZYDIS_REGISTER_RAX + i] = context.values[ZYDIS_REGISTER_EAX + i] = s->gpr[i];
@@ -613,6 +614,11 @@ static void mark_unordered(struct generator *g)
     }
 }
 
+static bool is_canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
 /* AMD's processors refuse an offset in FS or GS that is not canonical though the sum with the base
  * is; the translator looks at the sum only (docs/quirks.md). */
 static void keep_offset_canonical(struct generator *g)
@@ -629,7 +635,8 @@ static void keep_offset_canonical(struct generator *g)
             continue;
         }
         uint64_t offset = base ? linear_of(g, (int)i) - *base : 0;
-        if ((uint64_t)((int64_t)(offset << 16) >> 16) != offset)
+        uint64_t last = offset + g->operands[i].size / 8 - (g->operands[i].size != 0);
+        if (base && !(is_canonical(offset) && is_canonical(last)))
             *base = 0;
     }
 }

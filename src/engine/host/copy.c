@@ -308,6 +308,22 @@ enum x86_sreg copy_segment(ZydisRegister r)
     }
 }
 
+/* How much of an operand is checked before the rest is, where the processor works by parts. */
+static uint8_t find_first(const struct copy_memory *m)
+{
+    if (!host_processor.parts_in_order || m->access != ACCESS_PLAIN)
+        return 0;
+    if (m->size == 10)
+        return 8;
+    return m->size == 64 && m->store ? 32 : 0;
+}
+
+static bool is_element_wise(const ZydisDecodedInstruction *insn, const struct copy_memory *m)
+{
+    return host_processor.parts_in_order && m->store &&
+           insn->meta.category == ZYDIS_CATEGORY_COMPRESS;
+}
+
 static bool find_memory(struct copy_memory *m, const ZydisDecodedInstruction *insn,
                         const ZydisDecodedOperand *operands)
 {
@@ -332,9 +348,12 @@ static bool find_memory(struct copy_memory *m, const ZydisDecodedInstruction *in
                         ? ACCESS_COMPRESS
                         : ACCESS_OPMASK;
         m->mask = (uint8_t)ZydisRegisterGetId(insn->avx.mask.reg);
+    } else if (is_element_wise(insn, m)) {
+        m->access = ACCESS_COMPRESS;
     }
     if (m->access == ACCESS_PLAIN) {
         m->element = 0;
+        m->first = find_first(m);
         return m->size != 0;
     }
     if (!m->element || m->size % m->element)

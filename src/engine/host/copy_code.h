@@ -23,7 +23,7 @@ enum copy_access {
     ACCESS_PLAIN,
     ACCESS_OPMASK,   /* elements chosen by k[mask] */
     ACCESS_VECTOR,   /* elements chosen by the sign bits of zmm[mask] */
-    ACCESS_COMPRESS, /* as many elements, side by side, as k[mask] has ones */
+    ACCESS_COMPRESS, /* as many elements, side by side, as k[mask] has ones; k0: all */
 };
 
 /* What an x87 instruction does to FIP and FOP, and to FDP if it has a memory operand. */
@@ -34,6 +34,7 @@ struct copy_memory {
     uint8_t segment;   /* enum x86_sreg */
     uint8_t size;      /* bytes */
     uint8_t alignment; /* bytes that must be kept, or #GP(0); 1 = any */
+    uint8_t first;     /* bytes that are checked before the rest is, or 0 */
     bool store;
     bool whole;       /* masked, but all of it is checked: the classes without fault suppression */
     uint8_t mask;     /* register */
@@ -109,6 +110,8 @@ void copy_store_bytes(struct vcpu *v, uint8_t segment, uint64_t offset, uint64_t
 
 /* Segment limits and canonical addresses of all chosen bytes; before any page fault. */
 void copy_check_bytes(struct vcpu *v, uint8_t segment, uint64_t offset, uint64_t bytes, bool write);
+/* The same, and pages, of one element after the other. */
+void copy_probe_elements(struct vcpu *v, const struct copy_memory *m, uint64_t offset);
 
 /* The bytes that a masked instruction touches, given its registers. */
 uint64_t copy_active_bytes(const struct vcpu *v, const struct copy_memory *m);

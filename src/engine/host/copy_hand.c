@@ -75,14 +75,15 @@ static void run_gather(struct vcpu *v, const struct copy_code *c, uint64_t effec
         }
         uint64_t linear =
             copy_linear(v, c->key.memory.segment, gather_offset(v, g, i), g->data_size, g->scatter);
-        if (g->opmask) /* the AVX2 ones make no #AC */
+        if (g->opmask && !host_processor.gathers_unaligned) /* the AVX2 ones make no #AC */
             copy_check_natural(v, linear, g->data_size);
         uint8_t *at = data + i * g->data_size;
         if (g->scatter)
             x86_store(v, linear, element(at, g->data_size), g->data_size);
         else
             host_store(at, x86_load(v, linear, g->data_size), g->data_size);
-        if (!g->scatter && !host_processor.gathers_in_order) /* written to its end */
+        /* written to its end */
+        if (!g->scatter && (g->opmask || !host_processor.gathers_in_order))
             memset(data + g->vector_size, 0, REGISTER_BYTES - g->vector_size);
         gather_done(v, g, i);
     }

@@ -112,7 +112,9 @@ uint64_t copy_active_bytes(const struct vcpu *v, const struct copy_memory *m)
 {
     if (m->access == ACCESS_PLAIN)
         return low_ones(m->size);
-    uint64_t k = m->access == ACCESS_VECTOR ? sign_bits(v, m) : v->vector.k[m->mask];
+    uint64_t k = m->access == ACCESS_VECTOR ? sign_bits(v, m)
+                 : m->mask                  ? v->vector.k[m->mask]
+                                            : UINT64_MAX;
     k &= low_ones(m->repeat);
     if (m->access == ACCESS_COMPRESS)
         return low_ones((unsigned)__builtin_popcountll(k) * m->element);
@@ -121,4 +123,15 @@ uint64_t copy_active_bytes(const struct vcpu *v, const struct copy_memory *m)
         if (k >> i & 1)
             bytes |= low_ones(m->element) << (i % m->elements * m->element);
     return bytes;
+}
+
+void copy_probe_elements(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
+{
+    uint64_t bytes = copy_active_bytes(v, m);
+    for (unsigned at = 0; at < m->size; at += m->element) {
+        if (!(bytes >> at & 1))
+            continue;
+        uint64_t linear = copy_linear(v, m->segment, offset + at, m->element, m->store);
+        tlb_probe(v, (enum tlb_reach)v->reach, linear, m->element, m->store);
+    }
 }

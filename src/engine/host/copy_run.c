@@ -253,6 +253,14 @@ static void run_bounced(struct vcpu *v, const struct copy_code *c, uint64_t offs
         copy_store_bytes(v, m->segment, offset, bytes, bounce);
 }
 
+/* What #AC asks of a masked operand's address; 1 = nothing. */
+static unsigned masked_alignment(const struct copy_memory *m)
+{
+    if (host_processor.aligns_vectors)
+        return m->access == ACCESS_VECTOR ? 1 : m->element;
+    return m->size <= sizeof(uint64_t) ? m->size : 1;
+}
+
 /* Masked operands: limits and canonical checks hold for the active elements only, alignment for the
  * whole if there is one. A TLB hit proves that the address is canonical. */
 static void *find_masked(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
@@ -260,18 +268,31 @@ static void *find_masked(struct vcpu *v, const struct copy_memory *m, uint64_t o
     uint64_t linear = linear_unchecked(v, m, offset);
     if (X86_UNLIKELY((v->rflags & FLAG_AC) || m->alignment > 1) && copy_active_bytes(v, m)) {
         check_alignment(v, m, offset);
-        if (m->size <= sizeof(uint64_t)) /* the wide ones raise no #AC */
-            copy_check_natural(v, linear, m->size);
+        copy_check_natural(v, linear, masked_alignment(m));
     }
     void *memory = v->code64 ? direct(v, linear, m) : NULL;
-    if (!memory)
+    if (!memory && host_processor.parts_in_order)
+        copy_probe_elements(v, m, offset);
+    else if (!memory)
         copy_check_bytes(v, m->segment, offset, copy_active_bytes(v, m), m->store);
     return memory;
+}
+
+/* A TLB hit proves that all of it is canonical; a limit may still cut it in 32-bit code. */
+static void probe_first(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
+{
+    if (v->code64 && direct(v, linear_unchecked(v, m, offset), m))
+        return;
+    uint64_t linear = copy_linear(v, m->segment, offset, m->first, m->store);
+    copy_check_natural(v, linear, m->size);
+    tlb_probe(v, (enum tlb_reach)v->reach, linear, m->first, m->store);
 }
 
 static void *find_plain(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
 {
     check_alignment(v, m, offset);
+    if (X86_UNLIKELY(m->first))
+        probe_first(v, m, offset);
     unsigned first = m->size == M80 && v->code64 ? M80_LOW_BYTES : m->size;
     uint64_t linear = copy_linear(v, m->segment, offset, first, m->store);
     if (X86_UNLIKELY(v->rflags & FLAG_AC))
@@ -291,8 +312,14 @@ static void *find_memory(struct vcpu *v, const struct copy_memory *m, uint64_t o
 
 static void probe_store(struct vcpu *v, const struct copy_memory *m, uint64_t offset)
 {
-    if (!find_memory(v, m, offset))
+    if (find_memory(v, m, offset))
+        return;
+    if (m->size == M80) {
+        copy_probe_bytes(v, m->segment, offset, M80_LOW);
+        copy_probe_bytes(v, m->segment, offset, M80_HIGH);
+    } else {
         copy_probe_bytes(v, m->segment, offset, copy_active_bytes(v, m));
+    }
 }
 
 /* An unmasked exception found before the store leaves memory alone (SDM 1, 8.5): then a page that

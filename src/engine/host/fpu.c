@@ -217,7 +217,7 @@ static uint64_t in_use(const struct vcpu *v)
     bv |= (uint64_t)any_set(v, 0, 16, 2, 4) << AVX;
     bv |= (uint64_t)(k != 0) << OPMASK;
     bv |= (uint64_t)any_set(v, 0, 16, 4, 8) << ZMM_HI256;
-    if (v->code64) /* elsewhere processors take it for initial */
+    if (v->code64 || host_processor.upper_registers_in_use)
         bv |= (uint64_t)any_set(v, 16, 16, 0, 8) << HI16_ZMM;
     return bv;
 }
@@ -351,12 +351,13 @@ static void check_header(struct vcpu *v, const uint64_t header[8])
 }
 
 /* XRSTOR reaches to the end of the last component that is asked for and that the area has room for,
- * loaded or not. */
-static void probe_extent(struct vcpu *v, uint64_t linear, uint64_t rfbm, uint64_t compact_bv)
+ * loaded or not; of a compact area, AMD's processors to the end of the last that is loaded. */
+static void probe_extent(struct vcpu *v, uint64_t linear, uint64_t rfbm, const uint64_t header[2])
 {
     uint8_t byte;
+    uint64_t compact_bv = header[1];
     if (compact_bv & COMPACT)
-        rfbm &= compact_bv;
+        rfbm &= host_processor.xrstor_reads_loaded ? header[0] & compact_bv : compact_bv;
     read_guest(v, linear + extent(rfbm, compact_bv) - 1, &byte, 1);
 }
 
@@ -366,9 +367,7 @@ void fpu_xrstor(struct vcpu *v, uint64_t linear, uint64_t mask, bool rex_w)
     check_xsave(v, linear);
     uint64_t rfbm = mask & v->xcr0;
     read_guest(v, linear + HEADER_OFFSET, im.header, sizeof im.header);
-    uint64_t extended = rfbm & im.header[0] & ~(uint64_t)(XCR0_X87 | XCR0_SSE);
-    if (!host_processor.xrstor_skips_empty || !(im.header[1] & COMPACT) || extended)
-        probe_extent(v, linear, rfbm, im.header[1]);
+    probe_extent(v, linear, rfbm, im.header);
     uint64_t in_legacy = im.header[1] & COMPACT ? im.header[1] & (XCR0_X87 | XCR0_SSE)
                                                 : XCR0_X87 | XCR0_SSE | XCR0_AVX;
     /* the processor touches it, loaded or not */

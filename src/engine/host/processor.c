@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* See processor.h. Probed where that needs no fault, else by the vendor: seen on Cascade Lake and
- * on Zen 3. */
+/* See processor.h. Probed where that needs no fault, else by the vendor: seen on Cascade Lake, Zen
+ * 3 and Zen 4. */
 #include "engine/host/processor.h"
 
 #include <cpuid.h>
@@ -12,6 +12,7 @@
 
 #define FXSAVE_BYTES 512u
 #define FXSAVE_FIP   8u
+#define ZEN_3_AND_4  0x19u /* family */
 
 struct host_processor host_processor;
 
@@ -61,16 +62,32 @@ static bool is_amd(void)
            memcmp(vendor, "HygonGenuine", sizeof vendor) == 0;
 }
 
+/* By family and model, as Linux's bsp_init_amd tells them apart: hypervisors hide the CPUID bits
+ * of the strings and may hide AVX-512. Families 17h and 18h are Zen 1 and 2. */
+static bool since_zen4(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    __cpuid(1, eax, ebx, ecx, edx);
+    unsigned family = (eax >> 8 & 0xf) + (eax >> 20 & 0xff);
+    unsigned model = (eax >> 4 & 0xf) | (eax >> 12 & 0xf0);
+    if (family != ZEN_3_AND_4)
+        return family > ZEN_3_AND_4;
+    return (model >= 0x10 && model <= 0x1f) || (model >= 0x60 && model <= 0xaf);
+}
+
 static void find(void)
 {
     struct host_processor *p = &host_processor;
     bool amd = is_amd();
     p->saves_pointers = find_saved_pointers();
     p->stores_fault_first = amd;
+    p->parts_in_order = amd;
     p->aligns_vectors = amd;
+    p->gathers_unaligned = amd;
     p->sha_unaligned = amd;
     p->gathers_in_order = amd;
     p->repeats_show_flags = amd;
+    p->cmpsb_source_first = amd && since_zen4();
     p->multiply_keeps_flags = keeps_flags(multiply);
     p->scan_keeps_flags = keeps_flags(scan);
     p->count_keeps_flags = keeps_flags(count);
@@ -80,7 +97,8 @@ static void find(void)
     p->bcd_flags_of_sum = amd;
     p->xsave_touches_legacy = amd;
     p->maskmov_upwards = amd;
-    p->xrstor_skips_empty = amd;
+    p->xrstor_reads_loaded = amd;
+    p->upper_registers_in_use = amd;
     p->alignment_first = amd;
     p->refuses_state_63 = amd;
     p->avx = __builtin_cpu_supports("avx");

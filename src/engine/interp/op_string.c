@@ -92,7 +92,12 @@ static inline __attribute__((always_inline)) void iterate(struct vcpu *v, const 
     case SCAS:
         compare(v, v->gpr[RAX], destination(v, i, size), size);
         break;
-    case CMPS: { /* the processor reads ES:RDI first, as CR2 shows when both would fault */
+    case CMPS: { /* processors read ES:RDI first, as CR2 shows when both would fault */
+        if (size == 1 && (i->prefixes & INSN_REP) && host_processor.cmpsb_source_first) {
+            uint64_t a = source(v, i, size);
+            compare(v, a, destination(v, i, size), size);
+            break;
+        }
         uint64_t b = destination(v, i, size);
         compare(v, source(v, i, size), b, size);
         break;
