@@ -10,6 +10,7 @@
  *  flags.c     where the flags are                          return.c   calls and returns
  *  emit_*.c    the kinds of instructions                    trap.c     host signals in guest code
  *  move.c      units to another linear address             watch.c    --trace and --perf-map
+ *  code32.c    what is different in 32-bit code
  *
  * Host registers in translated code:
  *   rsp        the return stack (return.c): the host's half of the guest's calls
@@ -55,6 +56,10 @@ enum bt_key {
     BT_KEY_REACH = 3,        /* enum tlb_reach of data accesses; user = CPL 3 */
     BT_KEY_VECTOR_SHIFT = 2, /* 2 bits, enum bt_vector_class */
     BT_KEY_VECTOR = 3 << 2,
+    BT_KEY_CODE32 = 1 << 4, /* 32-bit code; else 64-bit: code32.c */
+    BT_KEY_FS = 1 << 5,     /* there: FS and GS are flat but for their base */
+    BT_KEY_GS = 1 << 6,
+    BT_KEY_MODE = 7 << 4,
 };
 enum bt_vector_class { BT_VECTOR_NONE, BT_VECTOR_SSE, BT_VECTOR_AVX, BT_VECTOR_AVX512 };
 
@@ -247,7 +252,8 @@ struct bt_local {
     uint64_t generation, fetch_generation, global_generation;
     uint8_t vector_live; /* host registers hold the guest's vector state */
     uint8_t vector_class;
-    bool in_miss; /* what raises now is the access at miss_pc */
+    uint8_t mode[2]; /* BT_KEY_MODE that they were filled under, by whether CPL is 3 */
+    bool in_miss;    /* what raises now is the access at miss_pc */
     uint32_t tokens[BT_TOKENS];
     struct bt_jump jumps[3][BT_JUMPS];
     struct bt_found *found; /* BT_FOUND of them, by hash */
@@ -363,6 +369,27 @@ bool bt_passes(struct bt_vm *vm, const struct bt_unit *u);
 bool bt_move_page(struct vcpu *v, uint64_t physical, uint64_t linear, uint8_t key);
 /* Whether bt_move_page could ever serve the unit: of its address alone. */
 bool bt_may_move(uint64_t rip);
+
+/* ---- code32.c ---- */
+
+/* Whether it is 32-bit code of flat segments. */
+bool bt_is_flat32(const struct vcpu *v);
+uint8_t bt_key_mode32(const struct vcpu *v);
+
+/* The bits BT_KEY_MODE of the key. */
+static inline uint8_t bt_key_mode(const struct vcpu *v)
+{
+    return v->code64 ? 0 : bt_key_mode32(v);
+}
+/* How wide RIP, RSP and addresses are. */
+static inline uint64_t bt_key_wrap(uint8_t key, uint64_t a)
+{
+    return key & BT_KEY_CODE32 ? (uint32_t)a : a;
+}
+static inline enum insn_mode bt_key_decodes(uint8_t key)
+{
+    return key & BT_KEY_CODE32 ? INSN_MODE_32 : INSN_MODE_64;
+}
 
 /* ---- translate.c ---- */
 

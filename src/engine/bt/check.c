@@ -238,7 +238,7 @@ static bool what_rule(struct check *c, const struct check_state *s, unsigned tab
     if (what->kind != CHECK_SYM || !check_is_constant(&what->address) ||
         what->address.at > UINT32_MAX)
         return check_fail(c, "check: the stub is not told what");
-    if (!check_address_of(s, S0, &a))
+    if (!check_exact(c, s, S0, &a))
         return check_fail(c, "check: of no address");
     if (bt_check_slot((uint32_t)what->address.at) * sizeof(struct tlb_fast) / size != table)
         return check_fail(c, "check: the slot to be filled is another table's");
@@ -520,8 +520,9 @@ static void check_graph(struct graph *g)
 
 int bt_check(const struct bt_vm *vm, const struct bt_unit *u, char *why, size_t n)
 {
-    struct graph g = {.c = {.vm = vm, .u = u, .why = why, .why_size = n},
-                      .size = (unsigned)(u->code_end - u->code + (u->cold_end - u->cold))};
+    struct graph g = {
+        .c = {.vm = vm, .u = u, .why = why, .why_size = n, .code32 = (u->key & BT_KEY_CODE32) != 0},
+        .size = (unsigned)(u->code_end - u->code + (u->cold_end - u->cold))};
     int rc = -ENOMEM;
 
     if (!place_rule(&g.c))

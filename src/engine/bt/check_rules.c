@@ -327,7 +327,7 @@ static bool guest_rule(struct check *c, const struct check_state *s, const Zydis
                        bool write)
 {
     uint32_t n;
-    const struct check_value *v = check_guest(s, &o->mem, &n);
+    const struct check_value *v = check_guest(c, s, &o->mem, &n);
     if (v == NULL)
         return check_fail(c, "memory: no check leads here");
     if (o->size / 8 > n)
@@ -348,7 +348,7 @@ static bool lea_rule(struct check *c, const struct check_insn *i, const struct c
         (index == CHECK_NONE || !check_is_host(&s->r[index])))
         return true;
     uint32_t n;
-    const struct check_value *v = check_guest(s, m, &n);
+    const struct check_value *v = check_guest(c, s, m, &n);
     return (v != NULL && v->kind == CHECK_ADDEND && n > 0 && i->operands[0].size == 64 &&
             check_is_scratch(check_gpr(i->operands[0].reg.value))) ||
            check_fail(c, "host address: used as data");

@@ -11,12 +11,13 @@
 #include "engine/host/processor.h"
 #include "engine/interp/step.h"
 
-static bool kind_by_mnemonic(struct bt_insn *i)
+static bool kind_by_mnemonic(uint8_t key, struct bt_insn *i)
 {
     const ZydisDecodedInstruction *zi = &i->full->insn;
     const ZydisDecodedOperand *o = &i->full->operands[0];
     bool far = zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
-    bool whole = i->in.stack_size == 8;
+    bool whole = i->in.stack_size == (key & BT_KEY_CODE32 ? 4 : 8) &&
+                 (!(key & BT_KEY_CODE32) || code32_can_address(key, i));
 
     switch (zi->mnemonic) {
     case ZYDIS_MNEMONIC_NOP:
@@ -25,7 +26,7 @@ static bool kind_by_mnemonic(struct bt_insn *i)
         i->kind = KIND_SKIP;
         return true;
     case ZYDIS_MNEMONIC_LEA:
-        i->kind = KIND_LEA;
+        i->kind = key & BT_KEY_CODE32 && i->in.address_size != 4 ? KIND_SITE : KIND_LEA;
         return true;
     case ZYDIS_MNEMONIC_PUSH:
         i->kind = whole && o->type != ZYDIS_OPERAND_TYPE_REGISTER ? KIND_PUSH
@@ -175,6 +176,8 @@ static bool may_copy(uint8_t key, const struct bt_insn *i)
     unsigned class = (key & BT_KEY_VECTOR) >> BT_KEY_VECTOR_SHIFT;
 
     if ((zi->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) || !rewrite_possible(i))
+        return false;
+    if ((key & BT_KEY_CODE32) && !(code32_is_same(i) && code32_can_address(key, i)))
         return false;
     if (i->memory >= 0 &&
         (i->full->operands[i->memory].size == 0 || i->full->operands[i->memory].size % 8 != 0))
@@ -332,7 +335,7 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
     i->may_fault = zi->mnemonic == ZYDIS_MNEMONIC_DIV || zi->mnemonic == ZYDIS_MNEMONIC_IDIV ||
                    touches_vector(i) || zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
     i->in.exec = NULL;
-    if (kind_by_mnemonic(i)) {
+    if (kind_by_mnemonic(key, i)) {
         if (i->kind != KIND_SITE && i->kind != KIND_SITE_END)
             return;
     } else if (zi->meta.category == ZYDIS_CATEGORY_PREFETCH ||

@@ -62,7 +62,7 @@ static void settle_at(struct vcpu *v, const uint8_t *exec)
     interp_unlock_code(vm->interp);
     const struct bt_mark *m = bt_mark_at(vm, u, exec);
     v->rip = u->rip + m->rip;
-    v->gpr[RSP] += (uint64_t)(int64_t)m->rsp;
+    v->gpr[RSP] = bt_key_wrap(u->key, v->gpr[RSP] + (uint64_t)(int64_t)m->rsp);
     if (vm->counting)
         v->counters.instructions += m->count;
 }
@@ -96,12 +96,18 @@ bool bt_pending(const struct vcpu *v)
     return is_pending(v, vcpu_requests(v));
 }
 
+/* In 32-bit code no upper half of RSP is seen, but by who comes from 64-bit code and goes back. */
+static bool may_translate(const struct vcpu *v)
+{
+    return X86_LIKELY(v->code64) || (bt_is_flat32(v) && v->gpr[RSP] <= UINT32_MAX);
+}
+
 bool bt_may_run(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
     uint32_t requests = vcpu_requests(v);
     bool middle = v->cpl == 1 || v->cpl == 2; /* a supervisor to data, and not to STAC or SWAPGS */
-    if (is_pending(v, requests) || !v->code64 || v->reach == REACH_USER_ALIGNED || middle ||
+    if (is_pending(v, requests) || !may_translate(v) || v->reach == REACH_USER_ALIGNED || middle ||
         interp_needs_attention(v) ||
         (l->vm->counting && v->counters.instructions >= l->count_limit))
         return false;
@@ -276,7 +282,7 @@ static bool load_across(struct vcpu *v, uint64_t linear, unsigned size, uint32_t
     enum tlb_reach reach = (enum tlb_reach)v->reach;
     unsigned first = MEM_PAGE_SIZE - (linear & (MEM_PAGE_SIZE - 1));
     if ((what & (BT_CHECK_WRITE | BT_CHECK_QUIET)) || first >= size || size > sizeof(l->bounce) ||
-        !x86_canonical(v, linear + size - 1) ||
+        !x86_canonical(v, linear + size - 1) || (!v->code64 && linear + size - 1 > UINT32_MAX) ||
         !tlb_fast_fill(v, reach, linear, first, false, false) ||
         !tlb_fast_fill(v, reach, linear + first, size - first, false, false))
         return false;
