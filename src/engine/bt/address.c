@@ -458,9 +458,31 @@ static struct tr_operand operand_of(const struct translation *t, const struct tr
     return (struct tr_operand){S0, S1, 0};
 }
 
+/* 32-bit code: an offset in a segment with a base, so near to the end that the access wraps on the
+ * way to its linear address, is the interpreter's: AMD's processors refuse it. */
+static void put_check_wrap(struct translation *t, const struct tr_address *a, unsigned size)
+{
+    struct emit *e = &t->e;
+    tr_leave_flags(t);
+    tr_linear_to(t, a, S0);
+    struct bt_cold *c = new_check(t, MEM_PAGE_SIZE, true, BT_CHECK_SPLIT, SLOT_STACK);
+    EMIT(e, 0x41, 0x81, 0xfa); /* cmp $-size, %r10d */
+    emit_u32(e, -size);
+    c->patch = emit_jcc(e, 7); /* ja */
+    c->after = e->at;
+    t->in_s1 = 0;
+}
+
+static bool may_wrap(const struct translation *t, const struct tr_address *a)
+{
+    return t->code32 && a->seg != SEG_DS && !is_constant(a) && t->vm->decoder.amd;
+}
+
 struct tr_operand tr_access(struct translation *t, const struct tr_address *a, unsigned size,
                             bool write, uint32_t flags)
 {
+    if (may_wrap(t, a))
+        put_check_wrap(t, a, size);
     const struct tr_fact *f = a->wide ? find_fact(t, a, size, write) : NULL;
     if (f != NULL) {
         struct tr_operand o = operand_of(t, a);

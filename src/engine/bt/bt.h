@@ -156,7 +156,7 @@ struct bt_stubs {
     uint8_t *check[TLB_FAST_REACHES][2];  /* by reach and write */
     /* REP STOS and MOVS, called with S1 = the site, by log2 of the element's size: within a page
      * of each operand at once; or the site's way. */
-    uint8_t *strings[TLB_FAST_REACHES][BT_STRINGS][4];
+    uint8_t *strings[2][TLB_FAST_REACHES][BT_STRINGS][4]; /* first by whether it is 32-bit code */
 };
 
 struct bt_vm {
@@ -426,9 +426,9 @@ extern const struct gate_ops bt_gate;
 #define BT_CHECK_WRITE   0x1000u
 #define BT_CHECK_QUIET   0x2000u /* masked: only what is cached is looked at */
 #define BT_CHECK_ALIGNED 0x8000u /* misaligned is #GP, before any #PF (SDM 3A 6.9) */
-#define BT_CHECK_SPLIT                                                        \
-    0x4000u /* LOCK across cache lines: the interpreter stops the other vCPUs \
-             */
+/* LOCK across cache lines, for which the interpreter stops the other vCPUs; wrapping in a segment
+ */
+#define BT_CHECK_SPLIT     0x4000u
 #define BT_CHECK_SCATTERED 0x80000000u /* it has looked in the table by address already */
 
 /* Of all, by reach and write. */

@@ -251,7 +251,7 @@ static bool is_string_stub(const struct check *c, const uint8_t *to)
 {
     for (unsigned kind = 0; kind < BT_STRINGS; kind++)
         for (unsigned size = 0; size < 4; size++)
-            if (to == c->vm->stubs.strings[c->reach][kind][size])
+            if (to == c->vm->stubs.strings[c->code32][c->reach][kind][size])
                 return true;
     return false;
 }

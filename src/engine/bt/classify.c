@@ -261,7 +261,7 @@ static bool handler_is_light(const struct bt_insn *i)
 }
 
 /* REP STOS and MOVS of flat operands. */
-static bool is_plain_string(const struct bt_insn *i)
+static bool is_plain_string(uint8_t key, const struct bt_insn *i)
 {
     switch (i->full->insn.mnemonic) {
     case ZYDIS_MNEMONIC_STOSB:
@@ -273,8 +273,9 @@ static bool is_plain_string(const struct bt_insn *i)
     case ZYDIS_MNEMONIC_MOVSD: /* of SSE2 too, which has no REP */
     case ZYDIS_MNEMONIC_MOVSQ:
         return i->full->insn.meta.category == ZYDIS_CATEGORY_STRINGOP &&
-               (i->in.prefixes & (INSN_REP | INSN_REPNE)) != 0 && i->in.address_size == 8 &&
-               i->in.seg != SEG_FS && i->in.seg != SEG_GS;
+               (i->in.prefixes & (INSN_REP | INSN_REPNE)) != 0 &&
+               i->in.address_size == (key & BT_KEY_CODE32 ? 4 : 8) && i->in.seg != SEG_FS &&
+               i->in.seg != SEG_GS;
     default:
         return false;
     }
@@ -362,7 +363,7 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
     } else {
         i->kind = goes_on(zi) || touches_vector(i) ? KIND_SITE : KIND_SITE_END;
     }
-    if (is_plain_string(i))
+    if (is_plain_string(key, i))
         i->kind = KIND_STRING;
     if (handler_is_light(i))
         i->in.exec = interp_handler(&i->in, i->full);

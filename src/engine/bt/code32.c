@@ -63,12 +63,12 @@ bool code32_is_same(const struct bt_insn *i)
            (is_plain_vector(i) && !names_in_immediate(i));
 }
 
-/* On AMD's processors an access must not wrap within the segment (SDM and APM differ), and with a
- * base the linear address does not tell. */
+/* On AMD's processors an access must not wrap within the segment (x86/segment.c), and where that
+ * has a base the linear address does not tell. With registers code looks: tr_access. */
 static bool stays_in_segment(const struct bt_insn *i)
 {
     const ZydisDecodedOperand *o = &i->full->operands[i->memory];
-    return o->mem.base == ZYDIS_REGISTER_NONE && o->mem.index == ZYDIS_REGISTER_NONE &&
+    return o->mem.base != ZYDIS_REGISTER_NONE || o->mem.index != ZYDIS_REGISTER_NONE ||
            (uint64_t)(uint32_t)i->in.disp + o->size / 8 <= (uint64_t)UINT32_MAX + 1;
 }
 

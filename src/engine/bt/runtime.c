@@ -229,7 +229,7 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     merge_flags(v);
     v->rip = s->rip;
     if (s->insn.exec != NULL) {
-        uint64_t to = v->gpr[RDI], from = v->gpr[RSI];
+        uint64_t to = bt_key_wrap(s->key, v->gpr[RDI]), from = bt_key_wrap(s->key, v->gpr[RSI]);
         l->counters.light++;
         s->insn.exec(v, &s->insn);
         if (s->string)

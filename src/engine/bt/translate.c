@@ -327,7 +327,7 @@ void tr_string(struct translation *t, const struct bt_insn *i)
         i->full->operands[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? BT_MOVS : BT_STOS;
     struct bt_site *s = put_site(t, i);
     s->string = true;
-    emit_call_to(&t->e, t->vm->stubs.strings[t->reach][kind][log2_of[o->size / 8]]);
+    emit_call_to(&t->e, t->vm->stubs.strings[t->code32][t->reach][kind][log2_of[o->size / 8]]);
     put_resume(t, s);
 }
 
