@@ -59,6 +59,8 @@ static bool names_in_immediate(const struct bt_insn *i)
 
 bool code32_is_same(const struct bt_insn *i)
 {
+    if (i->in.op == ZYDIS_MNEMONIC_VZEROALL || i->in.op == ZYDIS_MNEMONIC_VZEROUPPER)
+        return false; /* of 8 registers */
     return i->full->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
            (is_plain_vector(i) && !names_in_immediate(i));
 }
