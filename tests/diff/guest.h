@@ -23,26 +23,27 @@
 #include "x86/cpuid.h"
 #include "x86/msr.h"
 
-#define GUEST_KERNEL64 UINT64_C(0xffffffff80000000)
-#define GUEST_KERNEL32 UINT64_C(0xbf800000)
-#define GUEST_PML4     0x1000u
-#define GUEST_PDPT_LOW 0x2000u
-#define GUEST_PDPT_TOP 0x3000u
-#define GUEST_PD_LOW   0x4000u
-#define GUEST_PD_TOP   0x5000u
-#define GUEST_PT_CODE  0x6000u
-#define GUEST_PT_DATA  0x7000u
-#define GUEST_GDT      0x8000u
-#define GUEST_IDT      0x9000u
-#define GUEST_TSS      0xa000u
-#define GUEST_HANDLERS 0xb000u /* one of GUEST_HANDLER bytes for each vector */
-#define GUEST_HANDLER  16u
-#define GUEST_STACK    0xe000u /* its top */
-#define GUEST_PDPT_PAE 0xf000u
-#define GUEST_LDT      0xf800u
-#define GUEST_ARENA    0x100000u
-#define GUEST_RAM      0x200000u
-#define GUEST_VECTORS  32u
+#define GUEST_KERNEL64       UINT64_C(0xffffffff80000000)
+#define GUEST_KERNEL32       UINT64_C(0xbf800000)
+#define GUEST_KERNEL32_BYTES UINT64_C(0x200000)
+#define GUEST_PML4           0x1000u
+#define GUEST_PDPT_LOW       0x2000u
+#define GUEST_PDPT_TOP       0x3000u
+#define GUEST_PD_LOW         0x4000u
+#define GUEST_PD_TOP         0x5000u
+#define GUEST_PT_CODE        0x6000u
+#define GUEST_PT_DATA        0x7000u
+#define GUEST_GDT            0x8000u
+#define GUEST_IDT            0x9000u
+#define GUEST_TSS            0xa000u
+#define GUEST_HANDLERS       0xb000u /* one of GUEST_HANDLER bytes for each vector */
+#define GUEST_HANDLER        16u
+#define GUEST_STACK          0xe000u /* its top */
+#define GUEST_PDPT_PAE       0xf000u
+#define GUEST_LDT            0xf800u
+#define GUEST_ARENA          0x100000u
+#define GUEST_RAM            0x200000u
+#define GUEST_VECTORS        32u
 
 #define SELECTOR_KERNEL_CODE 0x10u
 #define SELECTOR_KERNEL_DATA 0x18u
