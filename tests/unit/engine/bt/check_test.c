@@ -440,7 +440,7 @@ static void site_record(void **state)
 
 static void string_stub(void **state)
 {
-    uint8_t *const(*stubs)[BT_STRINGS][4] = rig->vm.stubs.strings;
+    uint8_t *(*stubs)[BT_STRINGS][4] = rig->vm.stubs.strings[0];
     MAKE(0xf3, 0xa4, 0xf2, 0x66, 0xa5, 0xf3, 0xab, REP_STOS); /* one accepted of each size */
     MAKE(REP_STOS);
     emit_patch(FIND(0x49, 0xbb) + 11, stubs[REACH_SUPERVISOR][BT_STOS][3]);
