@@ -212,6 +212,8 @@ static bool goes_on(const ZydisDecodedInstruction *zi)
     case ZYDIS_MNEMONIC_SWAPGS:
     case ZYDIS_MNEMONIC_PUSHFQ:
     case ZYDIS_MNEMONIC_POPFQ:
+    case ZYDIS_MNEMONIC_PUSHFD:
+    case ZYDIS_MNEMONIC_POPFD:
     case ZYDIS_MNEMONIC_RDFSBASE:
     case ZYDIS_MNEMONIC_RDGSBASE:
     case ZYDIS_MNEMONIC_WRFSBASE:
@@ -238,6 +240,10 @@ static bool handler_is_light(const struct bt_insn *i)
     case ZYDIS_MNEMONIC_SYSCALL:
     case ZYDIS_MNEMONIC_SYSRET:
     case ZYDIS_MNEMONIC_IRETQ:
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_SYSENTER:
+    case ZYDIS_MNEMONIC_SYSEXIT:
+    case ZYDIS_MNEMONIC_INT:
     case ZYDIS_MNEMONIC_INVLPG:
     case ZYDIS_MNEMONIC_INVPCID:
     case ZYDIS_MNEMONIC_PUSH:
@@ -349,7 +355,8 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
     } else if (zi->mnemonic == ZYDIS_MNEMONIC_SWAPGS && (key & BT_KEY_REACH) != REACH_USER) {
         i->kind = KIND_SWAPGS;
         return;
-    } else if (zi->mnemonic == ZYDIS_MNEMONIC_PUSHFQ) {
+    } else if (zi->mnemonic ==
+               (key & BT_KEY_CODE32 ? ZYDIS_MNEMONIC_PUSHFD : ZYDIS_MNEMONIC_PUSHFQ)) {
         i->kind = KIND_PUSHF;
         return;
     } else if ((zi->mnemonic == ZYDIS_MNEMONIC_CLI || zi->mnemonic == ZYDIS_MNEMONIC_STI) &&
