@@ -20,7 +20,7 @@
  *   the rest   the guest's register of that name; its R10, R11 and R15 are in vcpu.gpr
  *   RFLAGS     the guest's CF PF AF ZF SF OF, or nothing of worth: see emit state in translate.h
  * DF of the host is always 0; the guest's is in vcpu.rflags. Vector registers and MXCSR are the
- * guest's while local->vector_live; its x87 state is always in vcpu.vector.
+ * guest's while local->vector_live; the x87 registers while local->x87_live too.
  */
 #ifndef DOPPEL_ENGINE_BT_BT_H
 #define DOPPEL_ENGINE_BT_BT_H
@@ -154,6 +154,7 @@ struct bt_stubs {
     uint8_t *unpaired[TLB_FAST_REACHES];  /* a RET to S0 that its CALL does not expect */
     uint8_t *underflow[TLB_FAST_REACHES]; /* a RET to S0 without a CALL on the return stack */
     uint8_t *check[TLB_FAST_REACHES][2];  /* by reach and write */
+    uint8_t *x87;                         /* called: loads the x87 state; RFLAGS survive */
     /* REP STOS and MOVS, called with S1 = the site, by log2 of the element's size: within a page
      * of each operand at once; or the site's way. */
     uint8_t *strings[2][TLB_FAST_REACHES][BT_STRINGS][4]; /* first by whether it is 32-bit code */
@@ -251,6 +252,7 @@ struct bt_local {
     /* That jumps and tokens were filled under. */
     uint64_t generation, fetch_generation, global_generation;
     uint8_t vector_live; /* host registers hold the guest's vector state */
+    uint8_t x87_live;    /* … of the x87 state: vcpu.vector holds FIP, FDP and FOP alone */
     uint8_t vector_class;
     uint8_t mode[2]; /* BT_KEY_MODE that they were filled under, by whether CPL is 3 */
     bool in_miss;    /* what raises now is the access at miss_pc */

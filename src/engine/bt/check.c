@@ -271,8 +271,20 @@ static bool string_call(struct graph *g, const struct check_insn *i, const struc
         return false;
     if (c->u->sites[s->r[S1].n].resume != bt_exec(c->vm, next_of(i)))
         return check_fail(c, "site: a string that goes on elsewhere");
-    after.room = after.said_ret = after.marked = false;
+    after.room = after.said_ret = after.marked = after.x87 = false;
     check_forget(&after);
+    return flow(g, next_of(i), &after);
+}
+
+/* It loads the x87 state, and keeps two registers in temp meanwhile. */
+static bool x87_call(struct graph *g, const struct check_insn *i, const struct check_state *s)
+{
+    struct check_state after = *s;
+    if (s->depth != 0)
+        return check_fail(&g->c, "rsp: pushes at a call");
+    check_stored(&after, LOCAL_OFFSET(temp[3]), 16, CHECK_NONE);
+    after.x87 = true;
+    after.marked = false;
     return flow(g, next_of(i), &after);
 }
 
@@ -283,6 +295,8 @@ static bool stub_call(struct graph *g, const struct check_insn *i, const struct 
     const unsigned reach = c->reach;
     if (is_string_stub(c, target_of(i)))
         return string_call(g, i, s);
+    if (target_of(i) == c->vm->stubs.x87)
+        return x87_call(g, i, s);
     if (target_of(i) != c->vm->stubs.check[reach][0] &&
         target_of(i) != c->vm->stubs.check[reach][1])
         return check_fail(c, "flow: a call of something else than the check stub");

@@ -458,6 +458,7 @@ bool check_join(struct check_state *into, const struct check_state *from)
     into->polled = into->polled && from->polled;
     into->marked = into->marked && from->marked;
     into->room = into->room && from->room;
+    into->x87 = into->x87 && from->x87;
     into->said_ret = into->said_ret && from->said_ret;
     if (into->returned != from->returned || into->return_to != from->return_to) {
         into->returned = CHECK_RETURNED; /* which no way out will do with */

@@ -86,6 +86,7 @@ enum check_condition {
     CHECK_FLAGS_SPAN,     /* ZF: what `reg` is the CHECK_SPAN of lies in one page */
     CHECK_FLAGS_ROOM,     /* CF: the return stack is full */
     CHECK_FLAGS_RETURN,   /* ZF: S0, where a RET went, is flags_at */
+    CHECK_FLAGS_X87,      /* ZF: the x87 registers are not the guest's */
 };
 
 struct check_state {
@@ -102,6 +103,7 @@ struct check_state {
     uint8_t mapped;   /* pages that are known to be mapped where they were: CHECK_PAGE_… */
     bool marked;      /* a mark has been passed since the last jump */
     bool room;        /* for a call on the return stack */
+    bool x87;         /* the x87 registers are the guest's */
     bool said_ret;    /* where in the code the RET is that comes now */
     uint8_t returned; /* enum check_return */
     uint8_t reach;    /* enum tlb_reach, of accesses and the return stack */

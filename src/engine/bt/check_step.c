@@ -360,6 +360,11 @@ static void compared(const struct check *c, const struct check_insn *i, struct c
 
     if (returned_to(i, s))
         return;
+    if (check_is_field(&o[0], LOCAL_OFFSET(x87_live), 8) && check_is_immediate(&o[1]) &&
+        o[1].imm.value.u == 0) {
+        s->flags = CHECK_FLAGS_X87;
+        return;
+    }
     if (check_is_immediate(&o[1])) {
         compared_constant(c, i, s);
         return;
@@ -631,6 +636,7 @@ void check_branch(const struct check_insn *i, const struct check_state *s,
     switch (i->insn.mnemonic) {
     case ZYDIS_MNEMONIC_JZ:
         when_equal(taken);
+        next->x87 |= s->flags == CHECK_FLAGS_X87;
         break;
     case ZYDIS_MNEMONIC_JNZ:
         when_equal(next);

@@ -339,8 +339,9 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
             i->memory = (int8_t)n;
     i->flags_in = i->flags_read = i->flags_all = i->flags_out = i->may_fault = false;
     flags_of(i);
-    i->may_fault = zi->mnemonic == ZYDIS_MNEMONIC_DIV || zi->mnemonic == ZYDIS_MNEMONIC_IDIV ||
-                   touches_vector(i) || zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+    i->may_fault = zi->meta.isa_ext == ZYDIS_ISA_EXT_X87 || zi->mnemonic == ZYDIS_MNEMONIC_DIV ||
+                   zi->mnemonic == ZYDIS_MNEMONIC_IDIV || touches_vector(i) ||
+                   zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
     i->in.exec = NULL;
     if (kind_by_mnemonic(key, i)) {
         if (i->kind != KIND_SITE && i->kind != KIND_SITE_END)
@@ -351,6 +352,9 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
         return;
     } else if (may_copy(key, i)) {
         i->kind = KIND_COPY;
+        return;
+    } else if (tr_is_x87(key, i)) {
+        i->kind = KIND_X87;
         return;
     } else if (zi->mnemonic == ZYDIS_MNEMONIC_SWAPGS && (key & BT_KEY_REACH) != REACH_USER) {
         i->kind = KIND_SWAPGS;

@@ -13,11 +13,33 @@
 
 /* ---- vector state ---- */
 
+/* Leaves the host's as a program begins, with nothing pending. The pointers are in their place. */
+static void x87_save(struct vcpu *v)
+{
+    struct x86_vector *s = &v->vector;
+    uint64_t fip = s->fip, fdp = s->fdp;
+    uint16_t fop = s->fop;
+    __asm__ volatile("xsave64 %0; fninit" : "+m"(*s) : "a"(XCR0_X87), "d"(0));
+    s->fip = fip;
+    s->fdp = fdp;
+    s->fop = fop;
+    bt_local(v)->x87_live = false;
+}
+
+static void x87_load(struct vcpu *v)
+{
+    v->vector.xsave_header[0] = XCR0_X87;
+    __asm__ volatile("xrstor64 %0" : : "m"(v->vector), "a"(XCR0_X87), "d"(0));
+    bt_local(v)->x87_live = true;
+}
+
 void bt_vector_save(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
     if (!l->vector_live)
         return;
+    if (l->x87_live)
+        x87_save(v);
     l->vm->stubs.vector_save[l->vector_class](v);
     l->vector_live = false;
 }
@@ -291,14 +313,23 @@ static bool load_across(struct vcpu *v, uint64_t linear, unsigned size, uint32_t
     return true;
 }
 
+/* Back to the unit, which may have the x87 registers in the host's. */
+static void give_back(struct vcpu *v, bool x87)
+{
+    bt_vector_load(v);
+    if (X86_UNLIKELY(x87 && !bt_local(v)->x87_live))
+        x87_load(v);
+}
+
 const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
 {
     struct bt_local *l = bt_local(v);
     struct bt_misses *m = &l->slots[bt_check_slot(what)];
+    bool x87 = l->x87_live;
     called(v);
     if (m->left < 0) {
         look_at_slot(v, m, what);
-        bt_vector_load(v);
+        give_back(v, x87);
         return NULL;
     }
     unsigned size = MEM_PAGE_SIZE - (what & BT_CHECK_LIMIT);
@@ -309,12 +340,12 @@ const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
         X86_LIKELY(tlb_fast_fill(v, (enum tlb_reach)v->reach, linear, size, what & BT_CHECK_WRITE,
                                  (what & BT_CHECK_QUIET) || misaligned))) {
         l->in_miss = false;
-        bt_vector_load(v);
+        give_back(v, x87);
         return NULL;
     }
     if (X86_LIKELY(x86_canonical(v, linear)) && !misaligned && load_across(v, linear, size, what)) {
         l->in_miss = false;
-        bt_vector_load(v);
+        give_back(v, x87);
         return BT_SERVED;
     }
     l->counters.misses_elsewhere++;

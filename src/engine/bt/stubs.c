@@ -293,6 +293,28 @@ static uint8_t *make_check(struct emit *e, unsigned reach, bool write)
     return start;
 }
 
+/* Called; all registers survive, but the x87's. XRSTOR64 with a mask of 1. */
+static uint8_t *make_x87(struct emit *e)
+{
+    uint8_t *start = e->at;
+    emit_store(e, RAX, LOCAL_OFFSET(temp[3]));
+    emit_store(e, RDX, LOCAL_OFFSET(temp[4]));
+    EMIT(e, 0x65, 0x48, 0xc7, 0x04, 0x25); /* movq $XCR0_X87, %gs:xsave_header */
+    emit_u32(e, VCPU_OFFSET(vector.xsave_header));
+    emit_u32(e, XCR0_X87);
+    emit_mov_constant(e, RAX, XCR0_X87);
+    emit_mov_constant(e, RDX, 0);
+    EMIT(e, 0x65, 0x48, 0x0f, 0xae, 0x2c, 0x25); /* xrstor64 %gs:vector */
+    emit_u32(e, VCPU_OFFSET(vector));
+    EMIT(e, 0x65, 0xc6, 0x04, 0x25); /* movb $1, %gs:x87_live */
+    emit_u32(e, LOCAL_OFFSET(x87_live));
+    EMIT(e, 1);
+    emit_load(e, RAX, LOCAL_OFFSET(temp[3]));
+    emit_load(e, RDX, LOCAL_OFFSET(temp[4]));
+    EMIT(e, 0xc3);
+    return start;
+}
+
 /* enter(v, code): rsp is 8 off a multiple of 16 here; c_stack is to be aligned. */
 static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
 
@@ -424,6 +446,7 @@ void bt_stubs_make(struct bt_vm *vm)
         s->underflow[reach] = make_underflow(&e, s, reach);
     }
     s->fault = make_fault(&e);
+    s->x87 = make_x87(&e);
     for (unsigned class = 0; class < 4; class ++) {
         if (class == BT_VECTOR_AVX512 && !__builtin_cpu_supports("avx512f"))
             break;

@@ -305,6 +305,7 @@ static void put_resume(struct translation *t, struct bt_site *s)
 {
     s->resume = bt_exec(t->vm, t->e.at);
     tr_forget(t);
+    t->x87 = false;
     t->host = false;
     t->saved = true;
 }
@@ -449,6 +450,13 @@ static void put_no_smap(struct translation *t, const struct bt_cold *c)
     put_to_indirect(t, c->target);
 }
 
+static void put_x87_cold(struct translation *t, const struct bt_cold *c)
+{
+    emit_patch(c->patch, t->e.at);
+    emit_call_to(&t->e, t->vm->stubs.x87);
+    emit_jmp_to(&t->e, c->after);
+}
+
 /* The list grows meanwhile. */
 static void put_cold(struct translation *t)
 {
@@ -475,6 +483,9 @@ static void put_cold(struct translation *t)
             break;
         case COLD_NO_SMAP:
             put_no_smap(t, &c);
+            break;
+        case COLD_X87:
+            put_x87_cold(t, &c);
             break;
         }
     }
@@ -708,7 +719,8 @@ static void put_poll_after_shield(struct translation *t)
 static bool keeps_s1(const struct bt_insn *i)
 {
     return i->kind == KIND_COPY || i->kind == KIND_LEA || i->kind == KIND_PUSH ||
-           i->kind == KIND_POP || i->kind == KIND_SKIP || i->kind == KIND_JCC;
+           i->kind == KIND_POP || i->kind == KIND_SKIP || i->kind == KIND_JCC ||
+           i->kind == KIND_X87;
 }
 
 static void emit_insn(struct translation *t)
@@ -728,6 +740,9 @@ static void emit_insn(struct translation *t)
         break;
     case KIND_COPY:
         emit_copy(t);
+        return;
+    case KIND_X87:
+        emit_x87(t);
         return;
     case KIND_LEA:
         emit_lea_insn(t);
@@ -756,7 +771,8 @@ static void emit_insn(struct translation *t)
 static bool keeps_rsp(const struct bt_insn *i)
 {
     bool plain = i->kind == KIND_COPY || i->kind == KIND_LEA || i->kind == KIND_PUSH ||
-                 i->kind == KIND_POP || i->kind == KIND_CALL || i->kind == KIND_RET;
+                 i->kind == KIND_POP || i->kind == KIND_CALL || i->kind == KIND_RET ||
+                 i->kind == KIND_X87;
     if (i->memory >= 0 && i->in.disp != (int16_t)i->in.disp)
         return false; /* the sum might not be a displacement */
     return i->kind == KIND_SKIP || (plain && !i->has_rsp);

@@ -27,6 +27,7 @@ enum bt_kind {
     KIND_PUSHF,
     KIND_CLD,
     KIND_SMAP,   /* STAC, CLAC */
+    KIND_X87,    /* emit_x87.c */
     KIND_STRING, /* REP STOS, REP MOVS: a stub, or the interpreter; and the unit goes on */
 };
 
@@ -101,6 +102,7 @@ enum bt_cold_kind {
     COLD_RETURNS,
     COLD_POLL,
     COLD_NO_SMAP,
+    COLD_X87,
 };
 
 struct bt_cold {
@@ -160,6 +162,7 @@ struct translation {
     struct bt_scratch *s;
     struct emit e;
     bool code32;  /* 32-bit code */
+    bool x87;     /* the x87 registers are in the host's */
     uint8_t word; /* bytes of an address, and of a push */
     unsigned cold_count, exit_count, site_count, mark_count, linear_count;
     const struct bt_insn *i; /* under way */
@@ -329,6 +332,8 @@ void emit_copy(struct translation *t);
 void emit_lea_insn(struct translation *t);
 void emit_stack(struct translation *t);
 void emit_branch(struct translation *t);
+bool tr_is_x87(uint8_t key, const struct bt_insn *i);
+void emit_x87(struct translation *t);
 void emit_system(struct translation *t);
 void tr_put_ac(struct emit *e, bool on); /* RFLAGS are lost */
 
