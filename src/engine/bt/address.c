@@ -458,6 +458,26 @@ static struct tr_operand operand_of(const struct translation *t, const struct tr
     return (struct tr_operand){S0, S1, 0};
 }
 
+/* 32-bit code: FS or GS is not flat but for its base: then the interpreter's. */
+static void put_check_whole(struct translation *t, uint8_t segment)
+{
+    struct emit *e = &t->e;
+    uint8_t bit = segment == SEG_FS ? BT_WHOLE_FS : BT_WHOLE_GS;
+    if (t->whole & bit)
+        return;
+    tr_leave_flags(t);
+    struct bt_cold *c = new_check(t, MEM_PAGE_SIZE, true, BT_CHECK_SPLIT, SLOT_STACK);
+    c->form = CHECK_OF_CONSTANT;
+    c->target = 1;                   /* no page's first byte: the stub must not find it */
+    EMIT(e, 0x65, 0xf6, 0x04, 0x25); /* testb $bit, %gs:whole */
+    emit_u32(e, LOCAL_OFFSET(whole));
+    EMIT(e, bit);
+    c->patch = emit_jcc(e, 4); /* je */
+    c->after = e->at;
+    t->in_s1 = 0;
+    t->whole |= bit;
+}
+
 /* 32-bit code: an offset in a segment with a base, so near to the end that the access wraps on the
  * way to its linear address, is the interpreter's: AMD's processors refuse it. */
 static void put_check_wrap(struct translation *t, const struct tr_address *a, unsigned size)
@@ -481,6 +501,8 @@ static bool may_wrap(const struct translation *t, const struct tr_address *a)
 struct tr_operand tr_access(struct translation *t, const struct tr_address *a, unsigned size,
                             bool write, uint32_t flags)
 {
+    if (t->code32 && a->seg != SEG_DS)
+        put_check_whole(t, a->seg);
     if (may_wrap(t, a))
         put_check_wrap(t, a, size);
     const struct tr_fact *f = a->wide ? find_fact(t, a, size, write) : NULL;

@@ -57,9 +57,6 @@ enum bt_key {
     BT_KEY_VECTOR_SHIFT = 2, /* 2 bits, enum bt_vector_class */
     BT_KEY_VECTOR = 3 << 2,
     BT_KEY_CODE32 = 1 << 4, /* 32-bit code; else 64-bit: code32.c */
-    BT_KEY_FS = 1 << 5,     /* there: FS and GS are flat but for their base */
-    BT_KEY_GS = 1 << 6,
-    BT_KEY_MODE = 7 << 4,
 };
 enum bt_vector_class { BT_VECTOR_NONE, BT_VECTOR_SSE, BT_VECTOR_AVX, BT_VECTOR_AVX512 };
 
@@ -254,7 +251,8 @@ struct bt_local {
     uint8_t vector_live; /* host registers hold the guest's vector state */
     uint8_t x87_live;    /* … of the x87 state: vcpu.vector holds FIP, FDP and FOP alone */
     uint8_t vector_class;
-    uint8_t mode[2]; /* BT_KEY_MODE that they were filled under, by whether CPL is 3 */
+    uint8_t mode[2]; /* BT_KEY_CODE32 of the code that they are of, by whether CPL is 3 */
+    uint8_t whole;   /* in 32-bit code: BT_WHOLE_… */
     bool in_miss;    /* what raises now is the access at miss_pc */
     uint32_t tokens[BT_TOKENS];
     struct bt_jump jumps[3][BT_JUMPS];
@@ -376,12 +374,15 @@ bool bt_may_move(uint64_t rip);
 
 /* Whether it is 32-bit code of flat segments. */
 bool bt_is_flat32(const struct vcpu *v);
-uint8_t bt_key_mode32(const struct vcpu *v);
+/* Which of FS and GS are flat but for their base. */
+#define BT_WHOLE_FS 1u
+#define BT_WHOLE_GS 2u
+uint8_t bt_whole32(const struct vcpu *v);
 
-/* The bits BT_KEY_MODE of the key. */
+/* The key's bit for the mode. */
 static inline uint8_t bt_key_mode(const struct vcpu *v)
 {
-    return v->code64 ? 0 : bt_key_mode32(v);
+    return v->code64 ? 0 : BT_KEY_CODE32;
 }
 /* How wide RIP, RSP and addresses are. */
 static inline uint64_t bt_key_wrap(uint8_t key, uint64_t a)

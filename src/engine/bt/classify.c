@@ -17,7 +17,7 @@ static bool kind_by_mnemonic(uint8_t key, struct bt_insn *i)
     const ZydisDecodedOperand *o = &i->full->operands[0];
     bool far = zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
     bool whole = i->in.stack_size == (key & BT_KEY_CODE32 ? 4 : 8) &&
-                 (!(key & BT_KEY_CODE32) || code32_can_address(key, i));
+                 (!(key & BT_KEY_CODE32) || code32_can_address(i));
 
     switch (zi->mnemonic) {
     case ZYDIS_MNEMONIC_NOP:
@@ -177,7 +177,7 @@ static bool may_copy(uint8_t key, const struct bt_insn *i)
 
     if ((zi->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) || !rewrite_possible(i))
         return false;
-    if ((key & BT_KEY_CODE32) && !(code32_is_same(i) && code32_can_address(key, i)))
+    if ((key & BT_KEY_CODE32) && !(code32_is_same(i) && code32_can_address(i)))
         return false;
     if (i->memory >= 0 &&
         (i->full->operands[i->memory].size == 0 || i->full->operands[i->memory].size % 8 != 0))

@@ -4,10 +4,11 @@
  * its instructions mean the same as 64-bit code (SDM 1 3.3.7, 3.4.1.1; SDM 2A 2.2.1.2).
  *
  * Translated are flat segments: a base of 0 and a limit of 4 GiB for CS, DS, ES and SS. What the
- * code assumes of them is looked at whenever C code goes on, and what it assumes of FS and GS is in
- * the unit's key. Registers and flags work as in 64-bit code, for a 32-bit result clears the upper
- * half; R8 to R15 cannot be named and stay where they are. Addresses are sums of 32 bits, so they
- * are made by an LEA of 32 bits (address.c). RSP has no upper half while such code is translated.
+ * code assumes of them is looked at whenever C code goes on; FS and GS, which kernels change on the
+ * way in and out, are looked at by the code that uses them (tr_access). Registers and flags work as
+ * in 64-bit code, for a 32-bit result clears the upper half; R8 to R15 cannot be named and stay
+ * where they are. Addresses are sums of 32 bits, so they are made by an LEA of 32 bits (address.c).
+ * RSP has no upper half while such code is translated.
  */
 #include "engine/bt/translate.h"
 #include "x86/segment.h"
@@ -17,10 +18,10 @@ bool bt_is_flat32(const struct vcpu *v)
     return insn_mode_of(v) == INSN_MODE_32 && x86_is_flat(v);
 }
 
-uint8_t bt_key_mode32(const struct vcpu *v)
+uint8_t bt_whole32(const struct vcpu *v)
 {
-    return (uint8_t)(BT_KEY_CODE32 | (x86_is_whole(&v->seg[SEG_FS]) ? BT_KEY_FS : 0) |
-                     (x86_is_whole(&v->seg[SEG_GS]) ? BT_KEY_GS : 0));
+    return (uint8_t)((x86_is_whole(&v->seg[SEG_FS]) ? BT_WHOLE_FS : 0) |
+                     (x86_is_whole(&v->seg[SEG_GS]) ? BT_WHOLE_GS : 0));
 }
 
 /* ---- instructions ---- */
@@ -74,7 +75,7 @@ static bool stays_in_segment(const struct bt_insn *i)
            (uint64_t)(uint32_t)i->in.disp + o->size / 8 <= (uint64_t)UINT32_MAX + 1;
 }
 
-bool code32_can_address(uint8_t key, const struct bt_insn *i)
+bool code32_can_address(const struct bt_insn *i)
 {
     if (i->memory < 0)
         return true;
@@ -82,9 +83,8 @@ bool code32_can_address(uint8_t key, const struct bt_insn *i)
         return false;
     switch (i->in.seg) {
     case SEG_FS:
-        return (key & BT_KEY_FS) && stays_in_segment(i);
     case SEG_GS:
-        return (key & BT_KEY_GS) && stays_in_segment(i);
+        return stays_in_segment(i);
     case SEG_CS: /* not to be written */
         return false;
     default:

@@ -57,7 +57,7 @@ bool tr_is_x87(uint8_t key, const struct bt_insn *i)
         return true;
     const ZydisDecodedOperand *o = &i->full->operands[i->memory];
     return o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM && o->size <= 80 && i->in.seg != SEG_FS &&
-           i->in.seg != SEG_GS && (!(key & BT_KEY_CODE32) || code32_can_address(key, i));
+           i->in.seg != SEG_GS && (!(key & BT_KEY_CODE32) || code32_can_address(i));
 }
 
 /* The guest's registers in the host's; RFLAGS are lost. */

@@ -133,6 +133,8 @@ bool bt_may_run(struct vcpu *v)
         interp_needs_attention(v) ||
         (l->vm->counting && v->counters.instructions >= l->count_limit))
         return false;
+    if (!v->code64)
+        l->whole = bt_whole32(v);
     l->held = requests;
     l->not_held = ~requests;
     return true;

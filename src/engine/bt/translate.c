@@ -306,6 +306,7 @@ static void put_resume(struct translation *t, struct bt_site *s)
     s->resume = bt_exec(t->vm, t->e.at);
     tr_forget(t);
     t->x87 = false;
+    t->whole = 0;
     t->host = false;
     t->saved = true;
 }

@@ -161,9 +161,10 @@ struct translation {
     struct bt_unit *u;
     struct bt_scratch *s;
     struct emit e;
-    bool code32;  /* 32-bit code */
-    bool x87;     /* the x87 registers are in the host's */
-    uint8_t word; /* bytes of an address, and of a push */
+    bool code32;   /* 32-bit code */
+    bool x87;      /* the x87 registers are in the host's */
+    uint8_t whole; /* in 32-bit code: of FS and GS this is known, BT_WHOLE_… */
+    uint8_t word;  /* bytes of an address, and of a push */
     unsigned cold_count, exit_count, site_count, mark_count, linear_count;
     const struct bt_insn *i; /* under way */
     uint8_t reach;           /* of its accesses: STAC and CLAC change it */
@@ -316,7 +317,7 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i);
 /* Of an instruction of 32-bit code: whether 64-bit code has the same by the same bytes, but for
  * those that rewrite.c knows; whether the translator can make the address of its operand. */
 bool code32_is_same(const struct bt_insn *i);
-bool code32_can_address(uint8_t key, const struct bt_insn *i);
+bool code32_can_address(const struct bt_insn *i);
 
 /* ---- emit_*.c ---- */
 /* Makes i->plan and i->rotated. Without registers enough emit_copy leaves the instruction to the

@@ -3,7 +3,6 @@
  * refuses a host address that is made of a sum that may not have wrapped. */
 #include "seed.h"
 
-#define MODES     (BT_KEY_CODE32 | BT_KEY_FS | BT_KEY_GS)
 #define LOAD_4    0x8b, 0x41, 4       /* mov 4(%ecx), %eax */
 #define LOAD_8    0x8b, 0x51, 8       /* mov 8(%ecx), %edx */
 #define LEA_4     0x44, 0x8d, 0x51, 4 /* lea 4(%rcx), %r10d */
@@ -18,7 +17,7 @@ static void make32(const void *guest, size_t n)
 {
     memset(rig->page, NOP, sizeof(rig->page));
     memcpy(rig->page, guest, n);
-    translation_make(rig, 0, KEY(REACH_USER, BT_VECTOR_AVX) | MODES, false);
+    translation_make(rig, 0, KEY(REACH_USER, BT_VECTOR_AVX) | BT_KEY_CODE32, false);
     assert_int_equal(translation_check(rig), 0);
 }
 #define MAKE32(...) make32((const uint8_t[]){__VA_ARGS__}, sizeof((uint8_t[]){__VA_ARGS__}))
@@ -169,7 +168,8 @@ static void random_sharing(void **state)
         rig->vm.counting = n % 5 == 0;
         by_table(n % 7 == 0);
         rig->alone = n & 1;
-        assert_int_equal(translation_try(rig, 0, KEY(x % 3, BT_VECTOR_SSE) | MODES, false), 0);
+        assert_int_equal(translation_try(rig, 0, KEY(x % 3, BT_VECTOR_SSE) | BT_KEY_CODE32, false),
+                         0);
     }
     rig->vm.counting = rig->alone = false;
     by_table(false);
@@ -186,8 +186,8 @@ static void random_bytes(void **state)
         rig->vm.counting = n & 1;
         by_table(n & 2);
         rig->alone = n & 4;
-        uint8_t mode = (uint8_t)(BT_KEY_CODE32 | (x >> 8 & (BT_KEY_FS | BT_KEY_GS)));
-        assert_int_equal(translation_try(rig, n % 1000, KEY(x % 3, x / 3 % 4) | mode, false), 0);
+        assert_int_equal(
+            translation_try(rig, n % 1000, KEY(x % 3, x / 3 % 4) | BT_KEY_CODE32, false), 0);
     }
     rig->vm.counting = rig->alone = false;
     by_table(false);
@@ -216,7 +216,8 @@ static void every_opcode(void **state)
             *to++ = map[j];
         *to++ = (uint8_t)(n / 252);
         memcpy(to, m, 6);
-        assert_int_equal(translation_try(rig, 0, KEY(n % 3, BT_VECTOR_AVX512) | MODES, false), 0);
+        assert_int_equal(
+            translation_try(rig, 0, KEY(n % 3, BT_VECTOR_AVX512) | BT_KEY_CODE32, false), 0);
     }
 }
 

@@ -99,7 +99,7 @@ static void assert_same(const struct bt_insn *a, const struct bt_insn *b)
 static void shapes_are_like_decoding(void **test)
 {
     /* reaches and vector classes; 32-bit code */
-    static const uint8_t keys[] = {0, 5, 9, 14, BT_KEY_CODE32 | 5, BT_KEY_MODE | 14};
+    static const uint8_t keys[] = {0, 5, 9, 14, BT_KEY_CODE32 | 5, BT_KEY_CODE32 | 14};
     struct translation_rig *r = translation_create();
     struct bt_insn *seen = &r->vm.scratch->insns[0], fresh;
     unsigned decoded = 0;
@@ -135,7 +135,7 @@ static void every_opcode(void **test)
 
     for (unsigned n = 0; n < 2 * sizeof(beginnings) / sizeof(*beginnings) * 256 * 256; n++) {
         unsigned beginning = n / 2 / 65536;
-        uint8_t key = n & 1 ? BT_KEY_MODE | 14 : 14;
+        uint8_t key = n & 1 ? BT_KEY_CODE32 | 14 : 14;
         for (unsigned again = 0; again < 2; again++) {
             memset(seen, 0, sizeof(*seen));
             r->vm.scratch->number++;
