@@ -197,3 +197,29 @@ void x86_watch_io(struct vcpu *v, uint16_t port, unsigned size)
             v->debug_pending |= (uint64_t)1 << n;
     }
 }
+
+bool x86_is_whole(const struct x86_segment *s)
+{
+    const uint32_t all = ATTR_S | ATTR_P | ATTR_UNUSABLE | TYPE_CODE | TYPE_EXPAND_DOWN;
+    return s->limit == UINT32_MAX &&
+           (s->attributes & (all | TYPE_WRITABLE)) == (ATTR_S | ATTR_P | TYPE_WRITABLE);
+}
+
+static bool is_flat_data(const struct x86_segment *s)
+{
+    return s->base == 0 && x86_is_whole(s);
+}
+
+static bool is_flat_code(const struct x86_segment *s)
+{
+    const uint32_t wanted = ATTR_S | ATTR_P | TYPE_CODE | TYPE_READABLE;
+    return s->base == 0 && s->limit == UINT32_MAX &&
+           (s->attributes & (wanted | ATTR_UNUSABLE)) == wanted;
+}
+
+bool x86_is_flat(const struct vcpu *v)
+{
+    return !x86_real_mode(v) && is_flat_code(&v->seg[SEG_CS]) && is_flat_data(&v->seg[SEG_DS]) &&
+           is_flat_data(&v->seg[SEG_ES]) && is_flat_data(&v->seg[SEG_SS]) &&
+           (v->seg[SEG_SS].attributes & ATTR_DB);
+}

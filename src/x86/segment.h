@@ -36,6 +36,12 @@ bool x86_verify(struct vcpu *v, uint16_t selector, bool write);
  * type check. For SS-based addresses in 64-bit mode (RSP, RBP) pass SEG_SS. */
 uint64_t x86_linear(struct vcpu *v, enum x86_sreg seg, uint64_t offset, unsigned size, bool write);
 
+/* All of 4 GiB from its base on can be read and written. */
+bool x86_is_whole(const struct x86_segment *s);
+/* Outside 64-bit mode and real mode: CS, DS, ES and SS are whole (CS: can be read) with a base of
+ * 0, and the stack is one of 32 bits. */
+bool x86_is_flat(const struct vcpu *v);
+
 /* IN/OUT/INS/OUTS at CPL > IOPL: the TSS I/O bitmap; raises #GP(0) (SDM 1 19.5.2). */
 void x86_check_io(struct vcpu *v, uint16_t port, unsigned size);
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "legacy.h"
 #include "random.h"
 #include "values.h"
 
@@ -22,7 +23,14 @@
 #define TRIES       60u
 #define CODE_BYTES  1024u
 
-enum branch { BRANCH_NONE, BRANCH_SHORT, BRANCH_NEAR, BRANCH_REGISTER, BRANCH_RETURN };
+enum branch {
+    BRANCH_NONE,
+    BRANCH_SHORT,
+    BRANCH_NEAR,
+    BRANCH_REGISTER,
+    BRANCH_ABSOLUTE,
+    BRANCH_RETURN
+};
 
 struct item {
     uint16_t at;
@@ -35,7 +43,9 @@ struct maker {
     const struct block_forms *b;
     enum block_kind kind;
     struct diff_case *c;
-    uint16_t pointers; /* bit = register */
+    bool code32;
+    unsigned registers; /* general ones that there are */
+    uint16_t pointers;  /* bit = register */
     uint8_t code[CODE_BYTES];
     unsigned size, count;
     struct item item[INSNS_MOST];
@@ -174,20 +184,21 @@ static unsigned some_pointer(struct maker *m)
 {
     unsigned reg;
     do
-        reg = random_below(&m->r, 16);
+        reg = random_below(&m->r, m->registers);
     while (!(m->pointers >> reg & 1));
     return reg;
 }
 
 static struct form_choice choose(struct maker *m, const struct form_template *t)
 {
-    uint8_t mask = t->encoding == FORM_EVEX ? 31 : 15;
+    uint8_t general = (uint8_t)(m->registers - 1);
+    uint8_t mask = m->code32 ? 7 : t->encoding == FORM_EVEX ? 31 : 15;
     uint64_t x = random_next(&m->r);
     struct form_choice c = {
         .reg = x & mask,
         .rm = x >> 8 & mask,
         .vvvv = t->v_free ? x >> 16 & mask : 0,
-        .index = x >> 24 & (t->vsib ? mask : 15),
+        .index = x >> 24 & (t->vsib ? mask : general),
         .scale = x >> 32 & 3,
         .mask = t->mask_free && (x >> 40 & 1) ? x >> 44 & 7 : 0,
         .rounding = x >> 50 & 3,
@@ -234,7 +245,7 @@ static bool instance(struct maker *m, const struct form *form, uint8_t *bytes, u
     uint64_t immediate = value_integer(&m->r), more = value_integer(&m->r);
 
     if (choice.rip_relative) { /* anywhere in the data */
-        uint64_t rip = m->c->in.rip + m->size + 8;
+        uint64_t rip = m->code32 ? 0 : m->c->in.rip + m->size + 8;
         choice.disp = (int32_t)(value_address(&m->r, 8) - rip);
     }
     unsigned n = form_write(&form->t, &choice, bytes);
@@ -280,14 +291,27 @@ static void put_instance(struct maker *m)
 
 /* ---- branches ---- */
 
+/* MOV scratch, address; JMP or CALL scratch, or PUSH and RET. */
+static void put_register_branch32(struct maker *m, struct item *i, uint8_t scratch, unsigned way)
+{
+    put(m, (uint8_t[]){0xb8 | scratch, 0, 0, 0, 0}, 5);
+    i->branch = BRANCH_ABSOLUTE;
+    i->field = 1;
+    i->field_end = 5;
+    if (way < 90)
+        put(m, (uint8_t[]){0xff, (uint8_t)((way < 86 ? 0xe0 : 0xd0) | scratch)}, 2);
+    else
+        put(m, (uint8_t[]){(uint8_t)(0x50 | scratch), 0xc3}, 2);
+}
+
 static void put_branch(struct maker *m, struct item *i)
 {
     uint8_t condition = (uint8_t)random_below(&m->r, 16);
-    uint8_t scratch = (uint8_t)random_below(&m->r, 16);
+    uint8_t scratch = (uint8_t)random_below(&m->r, m->registers);
     unsigned way = random_below(&m->r, 100), from = m->size;
 
     while (scratch == RSP || (m->pointers >> scratch & 1))
-        scratch = (uint8_t)random_below(&m->r, 16);
+        scratch = (uint8_t)random_below(&m->r, m->registers);
     if (way < 35) {
         put(m, (uint8_t[]){0x0f, 0x80 | condition, 0, 0, 0, 0}, 6);
         i->branch = BRANCH_NEAR;
@@ -303,6 +327,9 @@ static void put_branch(struct maker *m, struct item *i)
     } else if (way < 82) {
         put(m, (uint8_t[]){0xe8, 0, 0, 0, 0}, 5);
         i->branch = BRANCH_NEAR;
+    } else if (way < 94 && m->code32) {
+        put_register_branch32(m, i, scratch, way);
+        return;
     } else if (way < 94) { /* LEA scratch, [RIP+x]; JMP or CALL scratch, or PUSH and RET */
         uint8_t rex = 0x48 | (scratch >> 3) << 2, b = scratch >> 3, low = scratch & 7;
         put(m, (uint8_t[]){rex, 0x8d, (uint8_t)(low << 3 | 5), 0, 0, 0, 0}, 7);
@@ -333,6 +360,8 @@ static void aim_branches(struct maker *m)
                                                    : random_below(&m->r, n + 1);
         int32_t to = target < m->count ? m->item[target].at : (int32_t)m->size;
         int32_t by = to - (i->at + i->field_end);
+        if (i->branch == BRANCH_ABSOLUTE)
+            by = (int32_t)m->c->in.rip + to;
         if (i->branch == BRANCH_SHORT)
             m->code[i->at + i->field] = by >= -128 && by <= 127 ? (uint8_t)by : 0;
         else
@@ -359,11 +388,13 @@ static void make_state(struct maker *m)
     struct diff_state *s = &m->c->in;
 
     value_state(&m->r, s);
+    if (m->code32)
+        legacy_segments(&m->r, m->c);
     s->rflags &= ~(uint64_t)(random_chance(&m->r, 90) ? FLAG_DF : 0);
     m->pointers = 1u << RSP;
     for (unsigned n = 0; n < 5; n++)
-        m->pointers |= (uint16_t)(1u << random_below(&m->r, 16));
-    for (unsigned reg = 0; reg < 16; reg++)
+        m->pointers |= (uint16_t)(1u << random_below(&m->r, m->registers));
+    for (unsigned reg = 0; reg < m->registers; reg++)
         if ((m->pointers >> reg & 1) && (reg != RSP || random_chance(&m->r, 25)))
             s->gpr[reg] = pointer_value(m);
     if (m->pointers >> RCX == 0 || random_chance(&m->r, 80))
@@ -411,12 +442,18 @@ static void lay(struct maker *m)
 void block_generate(const struct block_forms *b, uint64_t seed, uint32_t number,
                     struct diff_case *c)
 {
-    struct maker m = {.b = b, .kind = block_kind(number), .c = c};
+    struct maker m = {.b = b,
+                      .kind = block_kind(number),
+                      .c = c,
+                      .code32 = b->forms->code32,
+                      .registers = b->forms->code32 ? 8 : 16};
 
     memset(c, 0, offsetof(struct diff_case, bytes_of_patches));
     m.r.s = random_mix(seed ^ random_mix(number + 1));
     c->seed = seed;
     c->number = number;
+    c->code32 = b->forms->code32;
+    c->flat = b->forms->flat;
     c->block = true;
     c->end_by_int3 = true;
     c->code_writable = m.kind == BLOCK_WRITES_CODE;
@@ -434,4 +471,6 @@ void block_generate(const struct block_forms *b, uint64_t seed, uint32_t number,
     if (m.kind == BLOCK_WRITES_CODE)
         aim_at_code(&m);
     lay(&m);
+    if (m.code32)
+        legacy_narrow(c);
 }

@@ -302,7 +302,10 @@ void compare_print_case(const struct forms *forms, const struct diff_case *c, FI
     for (unsigned i = 0; i < c->length; i++)
         fprintf(out, " %02x", c->bytes[i]);
     fprintf(out, "\n    again: diff%s --seed %llu --case %08x.%u\n",
-            c->code32 ? " --engine interp32" : "", (unsigned long long)c->seed, f->id, c->number);
+            c->flat     ? " --engine bt32"
+            : c->code32 ? " --engine interp32"
+                        : "",
+            (unsigned long long)c->seed, f->id, c->number);
     for (unsigned i = 0; i < 16; i++)
         fprintf(out, "%s%-3s %016llx%s", i % 4 ? "  " : "    ", gpr_names[i],
                 (unsigned long long)c->in.gpr[i], i % 4 == 3 ? "\n" : "");

@@ -104,6 +104,7 @@ struct diff_case {
      * scatters (TF's trap comes in lieu of an element's fault: SDM 2C, VPGATHERDD). */
     bool end_by_int3;
     bool code32; /* 32-bit code */
+    bool flat;   /* … most often with the segments that the translator knows */
     /* Addresses that the instruction may touch in any order; size 0: there are none such. */
     uint64_t unordered;
     uint32_t unordered_size;

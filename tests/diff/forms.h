@@ -45,6 +45,7 @@ struct forms {
     struct form *form;
     unsigned count;
     bool code32;
+    bool flat; /* as in struct diff_case: the caller's to set */
     ZydisDecoder decoder;
 };
 

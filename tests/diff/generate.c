@@ -191,6 +191,7 @@ bool generate_case(const struct forms *forms, uint32_t index, uint32_t number, u
     if (!instance(&g, forms))
         return false;
     c->code32 = forms->code32;
+    c->flat = forms->flat;
     value_state(&g.r, &c->in);
     if (c->code32)
         legacy_segments(&g.r, c);

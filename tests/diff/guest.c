@@ -380,11 +380,27 @@ static int create_bt_counting(void **subject, struct error *e)
     return guest_create(subject, &engine_bt, true, false, e);
 }
 
-const struct subject_ops subject_interp = {"interp",      false,     create_interp,
-                                           guest_destroy, guest_run, NULL};
-const struct subject_ops subject_interp32 = {"interp32",    true,      create_interp32,
-                                             guest_destroy, guest_run, NULL};
-const struct subject_ops subject_bt = {"bt",          false,     create_bt,
-                                       guest_destroy, guest_run, guest_units};
-const struct subject_ops subject_bt_counting = {"bt-counting", false,     create_bt_counting,
-                                                guest_destroy, guest_run, guest_units};
+static int create_bt32(void **subject, struct error *e)
+{
+    return guest_create(subject, &engine_bt, false, true, e);
+}
+
+static int create_bt32_counting(void **subject, struct error *e)
+{
+    return guest_create(subject, &engine_bt, true, true, e);
+}
+
+#define SUBJECT(engine, bits32, flats, made, counts)                             \
+    {                                                                            \
+        .name = (engine), .code32 = (bits32), .flat = (flats), .create = (made), \
+        .destroy = guest_destroy, .run = guest_run, .units = (counts)            \
+    }
+
+const struct subject_ops subject_interp = SUBJECT("interp", false, false, create_interp, NULL);
+const struct subject_ops subject_interp32 = SUBJECT("interp32", true, false, create_interp32, NULL);
+const struct subject_ops subject_bt = SUBJECT("bt", false, false, create_bt, guest_units);
+const struct subject_ops subject_bt_counting =
+    SUBJECT("bt-counting", false, false, create_bt_counting, guest_units);
+const struct subject_ops subject_bt32 = SUBJECT("bt32", true, true, create_bt32, guest_units);
+const struct subject_ops subject_bt32_counting =
+    SUBJECT("bt32-counting", true, true, create_bt32_counting, guest_units);

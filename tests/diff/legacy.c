@@ -76,6 +76,7 @@ void legacy_segments(struct random *r, struct diff_case *c)
         DIFF_SELECTOR_FLAT, DIFF_SELECTOR_FLAT,     USER_DATA,
         USER_DATA,          DIFF_SELECTOR_WINDOW,   DIFF_SELECTOR_CUT,
         DIFF_SELECTOR_DOWN, DIFF_SELECTOR_STACK_16, DIFF_SELECTOR_DOWN_16};
+    static const uint16_t flat[] = {DIFF_SELECTOR_FLAT, USER_DATA};
     static const uint8_t names[] = {SEG_DS, SEG_ES, SEG_FS, SEG_GS};
 
     set(c, SEG_CS,
@@ -85,6 +86,12 @@ void legacy_segments(struct random *r, struct diff_case *c)
     set(c, SEG_SS, stack[random_below(r, sizeof(stack) / sizeof(stack[0]))]);
     for (unsigned i = 0; i < sizeof(names); i++)
         set(c, names[i], data[random_below(r, sizeof(data) / sizeof(data[0]))]);
+    if (c->flat && random_chance(r, 90)) {
+        set(c, SEG_CS, random_chance(r, 50) ? DIFF_SELECTOR_CODE : USER_CODE32);
+        for (unsigned i = 0; i < 2; i++)
+            set(c, names[i], flat[random_below(r, 2)]);
+        set(c, SEG_SS, flat[random_below(r, 2)]);
+    }
     c->in.gpr[RSP] -= diff_segment_base(c, SEG_SS);
 }
 

@@ -36,9 +36,10 @@
 
 static const struct subject_ops *const subjects[] = {
 #ifdef DIFF_INTERP
-    &subject_interp,    &subject_interp32,    &subject_bt, &subject_bt_counting,
+    &subject_interp,      &subject_interp32,    &subject_bt,
+    &subject_bt_counting, &subject_bt32,        &subject_bt32_counting,
 #endif
-    &subject_processor, &subject_processor32,
+    &subject_processor,   &subject_processor32,
 };
 
 struct options {
@@ -448,6 +449,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "diff: %s\n", e.text);
         return EXIT_HOST;
     }
+    forms.flat = o.subject->flat;
     if (o.list)
         list(&o, &forms);
     else

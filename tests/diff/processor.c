@@ -41,5 +41,7 @@ static int run(void *subject, const struct diff_case *cases, const struct diff_o
     return err;
 }
 
-const struct subject_ops subject_processor = {"processor", false, create64, destroy, run, NULL};
-const struct subject_ops subject_processor32 = {"processor32", true, create32, destroy, run, NULL};
+const struct subject_ops subject_processor = {"processor", false, false, create64,
+                                              destroy,     run,   NULL};
+const struct subject_ops subject_processor32 = {"processor32", true, false, create32,
+                                                destroy,       run,  NULL};

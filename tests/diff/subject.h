@@ -10,6 +10,7 @@
 struct subject_ops {
     const char *name;
     bool code32; /* for cases of 32-bit code */
+    bool flat;   /* … in flat segments, most of them */
     int (*create)(void **subject, struct error *e);
     void (*destroy)(void *subject);
     /* processor: what the oracle has found. */
@@ -24,5 +25,7 @@ extern const struct subject_ops subject_interp;
 extern const struct subject_ops subject_interp32;    /* in 32-bit protected mode */
 extern const struct subject_ops subject_bt;          /* with no limit of instructions */
 extern const struct subject_ops subject_bt_counting; /* with one */
+extern const struct subject_ops subject_bt32;
+extern const struct subject_ops subject_bt32_counting;
 
 #endif

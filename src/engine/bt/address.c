@@ -42,14 +42,14 @@ struct tr_address tr_address_of(const struct translation *t, const struct bt_ins
                            .base = in->base,
                            .index = in->index,
                            .scale = in->scale,
-                           .wide = in->address_size == 8,
+                           .wide = in->address_size == t->word,
                            .disp = in->disp};
     if (in->base == RIP_OFFSET) { /* disp has the instruction's length in it */
         a.base = ZERO_OFFSET;
         a.by_rip = true;
         a.disp += (int64_t)insn_rip(t, i);
     }
-    if (a.base == ZERO_OFFSET && a.index == ZERO_OFFSET && !a.wide) {
+    if (a.base == ZERO_OFFSET && a.index == ZERO_OFFSET && in->address_size == 4) {
         a.disp = (uint32_t)a.disp;
         a.wide = true;
     }
@@ -82,10 +82,10 @@ static bool is_short_constant(const struct tr_address *a)
 }
 
 /* One register of the host's: the operand needs no scratch register but S1. */
-static bool is_direct(const struct tr_address *a)
+static bool is_direct(const struct translation *t, const struct tr_address *a)
 {
-    return a->seg == SEG_DS && a->wide && a->base != ZERO_OFFSET && a->index == ZERO_OFFSET &&
-           host_of(a->base / 8) >= 0;
+    return !t->code32 && a->seg == SEG_DS && a->wide && a->base != ZERO_OFFSET &&
+           a->index == ZERO_OFFSET && host_of(a->base / 8) >= 0;
 }
 
 /* The host register that holds a base or index; loads it into `scratch` when it is in memory. */
@@ -122,10 +122,11 @@ void tr_linear_to(struct translation *t, const struct tr_address *a, unsigned to
         base = address_part(t, a->base, S0);
     if (a->index != ZERO_OFFSET)
         index = address_part(t, a->index, S1);
-    if (a->wide && index == EMIT_NO_INDEX && disp == 0)
+    bool wide = a->wide && !t->code32;
+    if (wide && index == EMIT_NO_INDEX && disp == 0)
         emit_mov(&t->e, to, base);
     else
-        emit_lea(&t->e, a->wide, to, base, index, a->scale, disp);
+        emit_lea(&t->e, wide, to, base, index, a->scale, disp);
 }
 
 /* RFLAGS survive. */
@@ -135,12 +136,12 @@ void tr_linear(struct translation *t, const struct tr_address *a)
     if (a->seg == SEG_DS) {
         tr_linear_to(t, a, S0);
     } else if (is_constant(a) && is_short(a->disp)) {
-        emit_load(&t->e, S0, segment);
-        emit_lea(&t->e, true, S0, S0, EMIT_NO_INDEX, 0, (int32_t)a->disp);
+        emit_gs(&t->e, !t->code32, 0x8b, S0, segment);
+        emit_lea(&t->e, !t->code32, S0, S0, EMIT_NO_INDEX, 0, (int32_t)a->disp);
     } else {
         tr_linear_to(t, a, S0);
-        emit_load(&t->e, S1, segment);
-        emit_lea(&t->e, true, S0, S0, S1, 0, 0);
+        emit_gs(&t->e, !t->code32, 0x8b, S1, segment);
+        emit_lea(&t->e, !t->code32, S0, S0, S1, 0, 0);
         t->in_s1 = 0;
     }
 }
@@ -272,11 +273,11 @@ static void extend_by(const struct translation *t, struct span *s, const struct 
         extend(s, &a, o->size / 8, (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0);
     }
     if (i->pushes) {
-        a = tr_stack(-8);
-        extend(s, &a, 8, true);
+        a = tr_stack(-t->word);
+        extend(s, &a, t->word, true);
     } else if (i->kind == KIND_POP || i->kind == KIND_RET) {
         a = tr_stack(0);
-        extend(s, &a, 8, false);
+        extend(s, &a, t->word, false);
     }
 }
 
@@ -390,7 +391,7 @@ static void put_check_span(struct translation *t, struct bt_cold *c, const struc
     unsigned span = (unsigned)(s->high - s->low);
     c->span = s->uses > 1 ? span : 0;
     c->back = (int32_t)(a->disp - s->low);
-    if (is_direct(a)) {
+    if (is_direct(t, a)) {
         struct tr_address low = *a;
         low.disp = s->low;
         c->form = CHECK_OF_OFFSET;
@@ -402,7 +403,7 @@ static void put_check_span(struct translation *t, struct bt_cold *c, const struc
     if (c->back == 0)
         emit_mov(e, S1, S0);
     else
-        emit_lea(e, true, S1, S0, EMIT_NO_INDEX, 0, -c->back);
+        emit_lea(e, !t->code32, S1, S0, EMIT_NO_INDEX, 0, -c->back);
     put_compare(t, c, S1, span);
 }
 
@@ -436,7 +437,7 @@ void tr_check_line(struct translation *t, const struct tr_address *a, unsigned s
     t->host = false;
     tr_linear(t, a);
     struct bt_cold *c = new_check(t, MEM_PAGE_SIZE, true, BT_CHECK_SPLIT, SLOT_STACK);
-    emit_lea(e, true, S1, S0, EMIT_NO_INDEX, 0, (int32_t)size - 1);
+    emit_lea(e, !t->code32, S1, S0, EMIT_NO_INDEX, 0, (int32_t)size - 1);
     EMIT(e, 0x4d, 0x31, 0xd3);       /* xor %r10, %r11 */
     EMIT(e, 0x41, 0xf6, 0xc3, 0x40); /* test $64, %r11b */
     c->patch = emit_jcc(e, 5);       /* jne */
@@ -449,7 +450,7 @@ void tr_check_line(struct translation *t, const struct tr_address *a, unsigned s
 
 static struct tr_operand operand_of(const struct translation *t, const struct tr_address *a)
 {
-    if (is_direct(a))
+    if (is_direct(t, a))
         return (struct tr_operand){(uint8_t)host_of(a->base / 8), S1,
                                    (int32_t)a->disp + rsp_of(t, a)};
     if (is_short_constant(a))
@@ -457,9 +458,53 @@ static struct tr_operand operand_of(const struct translation *t, const struct tr
     return (struct tr_operand){S0, S1, 0};
 }
 
+/* 32-bit code: FS or GS is not flat but for its base: then the interpreter's. */
+static void put_check_whole(struct translation *t, uint8_t segment)
+{
+    struct emit *e = &t->e;
+    uint8_t bit = segment == SEG_FS ? BT_WHOLE_FS : BT_WHOLE_GS;
+    if (t->whole & bit)
+        return;
+    tr_leave_flags(t);
+    struct bt_cold *c = new_check(t, MEM_PAGE_SIZE, true, BT_CHECK_SPLIT, SLOT_STACK);
+    c->form = CHECK_OF_CONSTANT;
+    c->target = 1;                   /* no page's first byte: the stub must not find it */
+    EMIT(e, 0x65, 0xf6, 0x04, 0x25); /* testb $bit, %gs:whole */
+    emit_u32(e, LOCAL_OFFSET(whole));
+    EMIT(e, bit);
+    c->patch = emit_jcc(e, 4); /* je */
+    c->after = e->at;
+    t->in_s1 = 0;
+    t->whole |= bit;
+}
+
+/* 32-bit code: an offset in a segment with a base, so near to the end that the access wraps on the
+ * way to its linear address, is the interpreter's: AMD's processors refuse it. */
+static void put_check_wrap(struct translation *t, const struct tr_address *a, unsigned size)
+{
+    struct emit *e = &t->e;
+    tr_leave_flags(t);
+    tr_linear_to(t, a, S0);
+    struct bt_cold *c = new_check(t, MEM_PAGE_SIZE, true, BT_CHECK_SPLIT, SLOT_STACK);
+    EMIT(e, 0x41, 0x81, 0xfa); /* cmp $-size, %r10d */
+    emit_u32(e, -size);
+    c->patch = emit_jcc(e, 7); /* ja */
+    c->after = e->at;
+    t->in_s1 = 0;
+}
+
+static bool may_wrap(const struct translation *t, const struct tr_address *a)
+{
+    return t->code32 && a->seg != SEG_DS && !is_constant(a) && t->vm->decoder.amd;
+}
+
 struct tr_operand tr_access(struct translation *t, const struct tr_address *a, unsigned size,
                             bool write, uint32_t flags)
 {
+    if (t->code32 && a->seg != SEG_DS)
+        put_check_whole(t, a->seg);
+    if (may_wrap(t, a))
+        put_check_wrap(t, a, size);
     const struct tr_fact *f = a->wide ? find_fact(t, a, size, write) : NULL;
     if (f != NULL) {
         struct tr_operand o = operand_of(t, a);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The engine: x86-64 code translated to x86-64 code (docs/translator.md). What it does not
- * translate (16- and 32-bit code, single steps, rare instructions) the interpreter runs, on the
- * same state.
+ * The engine: x86-64 and flat 32-bit code translated to x86-64 code (docs/translator.md). What it
+ * does not translate (16-bit code, other segments, single steps, rare instructions) the interpreter
+ * runs, on the same state.
  *
  * Host signals are used for the guest's arithmetic faults only; see trap.c.
  */
@@ -157,7 +157,7 @@ static enum exit_reason run_once(struct vcpu *v)
     }
     bt_watch_unit(v);
     bt_vector_save(v);
-    if (!v->code64 && !interp_needs_attention(v))
+    if (!v->code64 && !bt_is_flat32(v) && !interp_needs_attention(v))
         interp_execute_some(v, SOME);
     else
         interp_execute(v);

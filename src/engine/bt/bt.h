@@ -10,6 +10,7 @@
  *  flags.c     where the flags are                          return.c   calls and returns
  *  emit_*.c    the kinds of instructions                    trap.c     host signals in guest code
  *  move.c      units to another linear address             watch.c    --trace and --perf-map
+ *  code32.c    what is different in 32-bit code
  *
  * Host registers in translated code:
  *   rsp        the return stack (return.c): the host's half of the guest's calls
@@ -19,7 +20,7 @@
  *   the rest   the guest's register of that name; its R10, R11 and R15 are in vcpu.gpr
  *   RFLAGS     the guest's CF PF AF ZF SF OF, or nothing of worth: see emit state in translate.h
  * DF of the host is always 0; the guest's is in vcpu.rflags. Vector registers and MXCSR are the
- * guest's while local->vector_live; its x87 state is always in vcpu.vector.
+ * guest's while local->vector_live; the x87 registers while local->x87_live too.
  */
 #ifndef DOPPEL_ENGINE_BT_BT_H
 #define DOPPEL_ENGINE_BT_BT_H
@@ -55,6 +56,7 @@ enum bt_key {
     BT_KEY_REACH = 3,        /* enum tlb_reach of data accesses; user = CPL 3 */
     BT_KEY_VECTOR_SHIFT = 2, /* 2 bits, enum bt_vector_class */
     BT_KEY_VECTOR = 3 << 2,
+    BT_KEY_CODE32 = 1 << 4, /* 32-bit code; else 64-bit: code32.c */
 };
 enum bt_vector_class { BT_VECTOR_NONE, BT_VECTOR_SSE, BT_VECTOR_AVX, BT_VECTOR_AVX512 };
 
@@ -149,9 +151,10 @@ struct bt_stubs {
     uint8_t *unpaired[TLB_FAST_REACHES];  /* a RET to S0 that its CALL does not expect */
     uint8_t *underflow[TLB_FAST_REACHES]; /* a RET to S0 without a CALL on the return stack */
     uint8_t *check[TLB_FAST_REACHES][2];  /* by reach and write */
+    uint8_t *x87;                         /* called: loads the x87 state; RFLAGS survive */
     /* REP STOS and MOVS, called with S1 = the site, by log2 of the element's size: within a page
      * of each operand at once; or the site's way. */
-    uint8_t *strings[TLB_FAST_REACHES][BT_STRINGS][4];
+    uint8_t *strings[2][TLB_FAST_REACHES][BT_STRINGS][4]; /* first by whether it is 32-bit code */
 };
 
 struct bt_vm {
@@ -246,8 +249,11 @@ struct bt_local {
     /* That jumps and tokens were filled under. */
     uint64_t generation, fetch_generation, global_generation;
     uint8_t vector_live; /* host registers hold the guest's vector state */
+    uint8_t x87_live;    /* … of the x87 state: vcpu.vector holds FIP, FDP and FOP alone */
     uint8_t vector_class;
-    bool in_miss; /* what raises now is the access at miss_pc */
+    uint8_t mode[2]; /* BT_KEY_CODE32 of the code that they are of, by whether CPL is 3 */
+    uint8_t whole;   /* in 32-bit code: BT_WHOLE_… */
+    bool in_miss;    /* what raises now is the access at miss_pc */
     uint32_t tokens[BT_TOKENS];
     struct bt_jump jumps[3][BT_JUMPS];
     struct bt_found *found; /* BT_FOUND of them, by hash */
@@ -364,6 +370,30 @@ bool bt_move_page(struct vcpu *v, uint64_t physical, uint64_t linear, uint8_t ke
 /* Whether bt_move_page could ever serve the unit: of its address alone. */
 bool bt_may_move(uint64_t rip);
 
+/* ---- code32.c ---- */
+
+/* Whether it is 32-bit code of flat segments. */
+bool bt_is_flat32(const struct vcpu *v);
+/* Which of FS and GS are flat but for their base. */
+#define BT_WHOLE_FS 1u
+#define BT_WHOLE_GS 2u
+uint8_t bt_whole32(const struct vcpu *v);
+
+/* The key's bit for the mode. */
+static inline uint8_t bt_key_mode(const struct vcpu *v)
+{
+    return v->code64 ? 0 : BT_KEY_CODE32;
+}
+/* How wide RIP, RSP and addresses are. */
+static inline uint64_t bt_key_wrap(uint8_t key, uint64_t a)
+{
+    return key & BT_KEY_CODE32 ? (uint32_t)a : a;
+}
+static inline enum insn_mode bt_key_decodes(uint8_t key)
+{
+    return key & BT_KEY_CODE32 ? INSN_MODE_32 : INSN_MODE_64;
+}
+
 /* ---- translate.c ---- */
 
 /* Writes the code and all lists; u has rip, physical, key, code, cold, pages. `page` holds its
@@ -399,9 +429,9 @@ extern const struct gate_ops bt_gate;
 #define BT_CHECK_WRITE   0x1000u
 #define BT_CHECK_QUIET   0x2000u /* masked: only what is cached is looked at */
 #define BT_CHECK_ALIGNED 0x8000u /* misaligned is #GP, before any #PF (SDM 3A 6.9) */
-#define BT_CHECK_SPLIT                                                        \
-    0x4000u /* LOCK across cache lines: the interpreter stops the other vCPUs \
-             */
+/* LOCK across cache lines, for which the interpreter stops the other vCPUs; wrapping in a segment
+ */
+#define BT_CHECK_SPLIT     0x4000u
 #define BT_CHECK_SCATTERED 0x80000000u /* it has looked in the table by address already */
 
 /* Of all, by reach and write. */

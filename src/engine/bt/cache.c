@@ -46,7 +46,7 @@ static unsigned vector_class(const struct vcpu *v)
 
 uint8_t bt_key(const struct vcpu *v)
 {
-    return (uint8_t)(v->reach | vector_class(v) << BT_KEY_VECTOR_SHIFT);
+    return (uint8_t)(v->reach | vector_class(v) << BT_KEY_VECTOR_SHIFT | bt_key_mode(v));
 }
 
 /* ---- a vCPU's own tables ---- */
@@ -116,16 +116,18 @@ void bt_refresh(struct vcpu *v)
     struct bt_local *l = bt_local(v);
     uint64_t generation = atomic_load(&l->vm->generation);
     unsigned class = vector_class(v);
+    uint8_t mode = bt_key_mode(v), *known = &l->mode[v->reach == REACH_USER];
 
     if (X86_LIKELY(l->generation == generation && l->fetch_generation == v->tlb.fetch_generation &&
-                   l->vector_class == class))
+                   l->vector_class == class && *known == mode))
         return;
     if (l->vector_class != class && l->vector_live)
         bt_vector_save(v);
     bt_returns_forget(v);
-    forget(l, l->generation != generation || l->vector_class != class ||
+    forget(l, l->generation != generation || l->vector_class != class || *known != mode ||
                   l->global_generation != v->tlb.global_generation);
     l->vector_class = (uint8_t) class;
+    *known = mode;
     l->generation = generation;
     l->fetch_generation = v->tlb.fetch_generation;
     l->global_generation = v->tlb.global_generation;
@@ -452,13 +454,13 @@ struct source {
     const uint8_t *host[2];
 };
 
-static bool crosses(const struct bt_vm *vm, uint64_t rip, const uint8_t *page)
+static bool crosses(const struct bt_vm *vm, uint8_t key, uint64_t rip, const uint8_t *page)
 {
     unsigned offset = rip & (MEM_PAGE_SIZE - 1), left = MEM_PAGE_SIZE - offset;
     struct insn in;
     struct insn_full full;
-    return left < INSN_LENGTH_MAX &&
-           insn_decode(&vm->decoder, INSN_MODE_64, page + offset, left, &in, &full) == INSN_PARTIAL;
+    return left < INSN_LENGTH_MAX && insn_decode(&vm->decoder, bt_key_decodes(key), page + offset,
+                                                 left, &in, &full) == INSN_PARTIAL;
 }
 
 /* A translation that breaks a rule is a bug of doppel's, and the VM's end. */
@@ -510,8 +512,9 @@ static struct bt_unit *make(struct vcpu *v, uint8_t key, bool alone, struct sour
     bt_vector_save(v); /* the decoder and malloc know nothing of the rule */
     if (!room(vm))
         flush(v, vm);
-    if (crosses(vm, v->rip, from->host[0])) {
-        if (!x86_canonical(v, linear + MEM_PAGE_SIZE))
+    if (crosses(vm, key, v->rip, from->host[0])) {
+        if (!x86_canonical(v, linear + MEM_PAGE_SIZE) ||
+            bt_key_wrap(key, linear + MEM_PAGE_SIZE) == 0)
             return NULL;
         from->host[1] = tlb_fetch_page(v, linear + MEM_PAGE_SIZE, &from->physical[1]);
         if (from->host[1] == NULL)

@@ -238,7 +238,7 @@ static bool what_rule(struct check *c, const struct check_state *s, unsigned tab
     if (what->kind != CHECK_SYM || !check_is_constant(&what->address) ||
         what->address.at > UINT32_MAX)
         return check_fail(c, "check: the stub is not told what");
-    if (!check_address_of(s, S0, &a))
+    if (!check_exact(c, s, S0, &a))
         return check_fail(c, "check: of no address");
     if (bt_check_slot((uint32_t)what->address.at) * sizeof(struct tlb_fast) / size != table)
         return check_fail(c, "check: the slot to be filled is another table's");
@@ -251,7 +251,7 @@ static bool is_string_stub(const struct check *c, const uint8_t *to)
 {
     for (unsigned kind = 0; kind < BT_STRINGS; kind++)
         for (unsigned size = 0; size < 4; size++)
-            if (to == c->vm->stubs.strings[c->reach][kind][size])
+            if (to == c->vm->stubs.strings[c->code32][c->reach][kind][size])
                 return true;
     return false;
 }
@@ -271,8 +271,20 @@ static bool string_call(struct graph *g, const struct check_insn *i, const struc
         return false;
     if (c->u->sites[s->r[S1].n].resume != bt_exec(c->vm, next_of(i)))
         return check_fail(c, "site: a string that goes on elsewhere");
-    after.room = after.said_ret = after.marked = false;
+    after.room = after.said_ret = after.marked = after.x87 = false;
     check_forget(&after);
+    return flow(g, next_of(i), &after);
+}
+
+/* It loads the x87 state, and keeps two registers in temp meanwhile. */
+static bool x87_call(struct graph *g, const struct check_insn *i, const struct check_state *s)
+{
+    struct check_state after = *s;
+    if (s->depth != 0)
+        return check_fail(&g->c, "rsp: pushes at a call");
+    check_stored(&after, LOCAL_OFFSET(temp[3]), 16, CHECK_NONE);
+    after.x87 = true;
+    after.marked = false;
     return flow(g, next_of(i), &after);
 }
 
@@ -283,6 +295,8 @@ static bool stub_call(struct graph *g, const struct check_insn *i, const struct 
     const unsigned reach = c->reach;
     if (is_string_stub(c, target_of(i)))
         return string_call(g, i, s);
+    if (target_of(i) == c->vm->stubs.x87)
+        return x87_call(g, i, s);
     if (target_of(i) != c->vm->stubs.check[reach][0] &&
         target_of(i) != c->vm->stubs.check[reach][1])
         return check_fail(c, "flow: a call of something else than the check stub");
@@ -520,8 +534,9 @@ static void check_graph(struct graph *g)
 
 int bt_check(const struct bt_vm *vm, const struct bt_unit *u, char *why, size_t n)
 {
-    struct graph g = {.c = {.vm = vm, .u = u, .why = why, .why_size = n},
-                      .size = (unsigned)(u->code_end - u->code + (u->cold_end - u->cold))};
+    struct graph g = {
+        .c = {.vm = vm, .u = u, .why = why, .why_size = n, .code32 = (u->key & BT_KEY_CODE32) != 0},
+        .size = (unsigned)(u->code_end - u->code + (u->cold_end - u->cold))};
     int rc = -ENOMEM;
 
     if (!place_rule(&g.c))

@@ -124,6 +124,14 @@ bool check_address_of(const struct check_state *s, unsigned reg, struct check_ad
     return true;
 }
 
+bool check_exact(const struct check *c, const struct check_state *s, unsigned reg,
+                 struct check_address *a)
+{
+    if (c->code32 && !(check_is_scratch(reg) && s->r[reg].low))
+        return false;
+    return check_address_of(s, reg, a);
+}
+
 /* ---- variables ---- */
 
 static void replace(struct check_address *a, unsigned from, unsigned to)
@@ -409,8 +417,9 @@ static void join_register(struct check_state *into, const struct check_state *fr
         join_host(v, other);
     } else if (check_is_scratch(reg) && check_address_of(into, reg, &a) &&
                check_address_of(from, reg, &b) && memcmp(&a, &b, sizeof(a)) == 0) {
+        bool low = v->low && other->low;
         if (v->kind != CHECK_ANY)
-            *v = (struct check_value){.kind = CHECK_SYM, .address = a};
+            *v = (struct check_value){.kind = CHECK_SYM, .low = low, .address = a};
         return;
     } else {
         *v = any;
@@ -449,6 +458,7 @@ bool check_join(struct check_state *into, const struct check_state *from)
     into->polled = into->polled && from->polled;
     into->marked = into->marked && from->marked;
     into->room = into->room && from->room;
+    into->x87 = into->x87 && from->x87;
     into->said_ret = into->said_ret && from->said_ret;
     if (into->returned != from->returned || into->return_to != from->return_to) {
         into->returned = CHECK_RETURNED; /* which no way out will do with */

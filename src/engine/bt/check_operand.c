@@ -85,8 +85,18 @@ bool check_operand_address(const struct check_state *s, const ZydisDecodedOperan
            (check_address_of(s, index, &part) && check_sum(a, &part, shift));
 }
 
-const struct check_value *check_guest(const struct check_state *s, const ZydisDecodedOperandMem *m,
-                                      uint32_t *n)
+/* In 32-bit code, whose addresses wrap: beside the addend a register that holds the whole address,
+ * or a constant. */
+static bool is_exact(const struct check *c, const struct check_state *s,
+                     const ZydisDecodedOperandMem *m, unsigned other)
+{
+    struct check_address a;
+    return !c->code32 || other == CHECK_NONE ||
+           (m->disp.value == 0 && m->scale <= 1 && check_exact(c, s, other, &a));
+}
+
+const struct check_value *check_guest(const struct check *c, const struct check_state *s,
+                                      const ZydisDecodedOperandMem *m, uint32_t *n)
 {
     unsigned base = check_gpr(m->base), index = check_gpr(m->index), by = CHECK_NONE;
     struct check_address a;
@@ -101,8 +111,8 @@ const struct check_value *check_guest(const struct check_state *s, const ZydisDe
     else if (index != CHECK_NONE && base != index && m->scale == 1 &&
              s->r[index].kind == CHECK_ADDEND)
         by = index;
-    if (by == CHECK_NONE || !check_operand_address(s, m, by, &a) ||
-        !check_is_near(&a, &s->r[by].address))
+    if (by == CHECK_NONE || !is_exact(c, s, m, by == base ? index : base) ||
+        !check_operand_address(s, m, by, &a) || !check_is_near(&a, &s->r[by].address))
         return NULL;
     *n = check_left(&s->r[by].address, s->r[by].n, &a);
     return &s->r[by];

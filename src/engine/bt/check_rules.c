@@ -54,6 +54,20 @@ static bool jump_allowed(const ZydisDecodedInstruction *zi)
     }
 }
 
+/* Not what has the pointers in it, which are the host's. */
+static bool x87_allowed(const ZydisDecodedInstruction *zi)
+{
+    switch (zi->mnemonic) {
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FRSTOR:
+        return false;
+    default:
+        return zi->meta.isa_ext == ZYDIS_ISA_EXT_X87;
+    }
+}
+
 /* Everything that is not named here is refused. */
 static bool opcode_allowed(const ZydisDecodedInstruction *zi)
 {
@@ -113,6 +127,9 @@ static bool opcode_allowed(const ZydisDecodedInstruction *zi)
         return zi->mnemonic == ZYDIS_MNEMONIC_PUSH || zi->mnemonic == ZYDIS_MNEMONIC_PUSHFQ;
     case ZYDIS_CATEGORY_POP:
         return zi->mnemonic == ZYDIS_MNEMONIC_POP;
+    case ZYDIS_CATEGORY_X87_ALU:
+    case ZYDIS_CATEGORY_FCMOV:
+        return x87_allowed(zi);
     case ZYDIS_CATEGORY_RET:
         return zi->opcode == 0xc3;
     case ZYDIS_CATEGORY_CALL: /* where to is the graph's rule */
@@ -162,6 +179,12 @@ static bool is_returns_move(const struct check *c, const struct check_insn *i,
             check_is_field(&o[1], BT_RETURNS_OFFSET(s->reach, base), 64));
 }
 
+static bool is_x87_control(ZydisRegister r)
+{
+    return r == ZYDIS_REGISTER_X87CONTROL || r == ZYDIS_REGISTER_X87STATUS ||
+           r == ZYDIS_REGISTER_X87TAG;
+}
+
 static bool register_rule(struct check *c, const struct check_insn *i, const struct check_state *s,
                           const ZydisDecodedOperand *o)
 {
@@ -177,9 +200,10 @@ static bool register_rule(struct check *c, const struct check_insn *i, const str
     case ZYDIS_REGCLASS_MASK:
     case ZYDIS_REGCLASS_FLAGS:
     case ZYDIS_REGCLASS_IP:
+    case ZYDIS_REGCLASS_X87:
         return true;
     default:
-        return o->reg.value == ZYDIS_REGISTER_MXCSR ||
+        return o->reg.value == ZYDIS_REGISTER_MXCSR || is_x87_control(o->reg.value) ||
                check_fail(c, "register: %s", ZydisRegisterGetString(o->reg.value));
     }
     if (check_gpr(o->reg.value) == RSP &&
@@ -327,7 +351,7 @@ static bool guest_rule(struct check *c, const struct check_state *s, const Zydis
                        bool write)
 {
     uint32_t n;
-    const struct check_value *v = check_guest(s, &o->mem, &n);
+    const struct check_value *v = check_guest(c, s, &o->mem, &n);
     if (v == NULL)
         return check_fail(c, "memory: no check leads here");
     if (o->size / 8 > n)
@@ -348,7 +372,7 @@ static bool lea_rule(struct check *c, const struct check_insn *i, const struct c
         (index == CHECK_NONE || !check_is_host(&s->r[index])))
         return true;
     uint32_t n;
-    const struct check_value *v = check_guest(s, m, &n);
+    const struct check_value *v = check_guest(c, s, m, &n);
     return (v != NULL && v->kind == CHECK_ADDEND && n > 0 && i->operands[0].size == 64 &&
             check_is_scratch(check_gpr(i->operands[0].reg.value))) ||
            check_fail(c, "host address: used as data");
@@ -410,7 +434,8 @@ static bool stack_rule(struct check *c, const struct check_insn *i, const struct
 /* What the host may stop at must tell which guest instruction it is (trap.c). */
 static bool may_trap(const struct check_insn *i)
 {
-    if (i->insn.mnemonic == ZYDIS_MNEMONIC_DIV || i->insn.mnemonic == ZYDIS_MNEMONIC_IDIV)
+    if (i->insn.mnemonic == ZYDIS_MNEMONIC_DIV || i->insn.mnemonic == ZYDIS_MNEMONIC_IDIV ||
+        i->insn.meta.isa_ext == ZYDIS_ISA_EXT_X87)
         return true;
     for (unsigned n = 0; n < i->insn.operand_count; n++) {
         const ZydisDecodedOperand *o = &i->operands[n];
@@ -451,6 +476,8 @@ bool check_rules(struct check *c, const struct check_insn *i, const struct check
         return true;
     if (!opcode_allowed(&i->insn))
         return check_fail(c, "opcode: %s", ZydisCategoryGetString(i->insn.meta.category));
+    if (i->insn.meta.isa_ext == ZYDIS_ISA_EXT_X87 && !s->x87)
+        return check_fail(c, "x87: the registers may be the host's");
     if (has_wild_bit_offset(i))
         return check_fail(c, "memory: a bit offset without bounds");
     for (unsigned n = 0; n < i->insn.operand_count; n++) {

@@ -25,7 +25,8 @@ enum check_variable {
     CHECK_VARIABLES = CHECK_TEMP + CHECK_TEMPS,
 };
 
-/* A linear address: the sum of variables, each << 0 to 3, and `at`. Of none: a constant. */
+/* A linear address: the sum of variables, each << 0 to 3, and `at`. Of none: a constant. In 32-bit
+ * code the low 32 bits of that, and a register holds it only if its value says `low`. */
 struct check_address {
     uint64_t at;
     uint8_t part[CHECK_PARTS]; /* variable | shift << 5, ascending; CHECK_NONE: no more */
@@ -56,7 +57,8 @@ enum check_kind {
 struct check_value {
     uint8_t kind, of, ror, shl;
     uint8_t write; /* of the write table or slots; what may be written */
-    uint8_t unused[3];
+    uint8_t low;   /* in 32-bit code: it is all of 32 bits that `address` has, and no more */
+    uint8_t unused[2];
     uint32_t n;
     uint32_t slot; /* offset in struct vcpu */
     struct check_address address;
@@ -84,6 +86,7 @@ enum check_condition {
     CHECK_FLAGS_SPAN,     /* ZF: what `reg` is the CHECK_SPAN of lies in one page */
     CHECK_FLAGS_ROOM,     /* CF: the return stack is full */
     CHECK_FLAGS_RETURN,   /* ZF: S0, where a RET went, is flags_at */
+    CHECK_FLAGS_X87,      /* ZF: the x87 registers are not the guest's */
 };
 
 struct check_state {
@@ -100,6 +103,7 @@ struct check_state {
     uint8_t mapped;   /* pages that are known to be mapped where they were: CHECK_PAGE_… */
     bool marked;      /* a mark has been passed since the last jump */
     bool room;        /* for a call on the return stack */
+    bool x87;         /* the x87 registers are the guest's */
     bool said_ret;    /* where in the code the RET is that comes now */
     uint8_t returned; /* enum check_return */
     uint8_t reach;    /* enum tlb_reach, of accesses and the return stack */
@@ -136,6 +140,7 @@ struct check {
     size_t why_size;
     const struct check_insn *i; /* under way */
     unsigned reach;             /* there */
+    bool code32;                /* the guest's code is of 32 bits */
     bool failed;
 };
 
@@ -175,6 +180,9 @@ bool check_is_near(const struct check_address *a, const struct check_address *b)
 bool check_is_constant(const struct check_address *a);
 /* The address that a register holds. false: it is another kind of value. */
 bool check_address_of(const struct check_state *s, unsigned reg, struct check_address *a);
+/* The same, and it holds all of the address: a host address may be made of it. */
+bool check_exact(const struct check *c, const struct check_state *s, unsigned reg,
+                 struct check_address *a);
 /* Puts a value into a register: what was known by the old one ends, or is known by a copy of it. */
 void check_set(struct check_state *s, unsigned reg, struct check_value v);
 /* The variable, a general register or a cell, was added to. */
@@ -215,8 +223,8 @@ bool check_slot_at(const struct check *c, int64_t disp, struct check_slot *slot)
 unsigned check_served_by_entry(const struct check_state *s, unsigned of, bool write);
 /* The addend or host pointer that the operand goes by, and how many bytes it has there. NULL = the
  * operand is none of the guest's. */
-const struct check_value *check_guest(const struct check_state *s, const ZydisDecodedOperandMem *m,
-                                      uint32_t *n);
+const struct check_value *check_guest(const struct check *c, const struct check_state *s,
+                                      const ZydisDecodedOperandMem *m, uint32_t *n);
 /* The address that the operand has if `but`, one of its registers, is not counted. */
 bool check_operand_address(const struct check_state *s, const ZydisDecodedOperandMem *m,
                            unsigned but, struct check_address *a);

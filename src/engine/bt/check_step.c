@@ -17,12 +17,15 @@ static struct check_value moved_constant(const struct check *c, uint64_t value, 
     for (unsigned n = 0; to == S1 && n < u->site_count; n++)
         if (value == (uintptr_t)&u->sites[n])
             return (struct check_value){.kind = CHECK_SITE, .of = CHECK_NONE, .n = n};
-    return (struct check_value){.kind = CHECK_SYM, .address = check_constant(value)};
+    return (struct check_value){.kind = CHECK_SYM,
+                                .low = c->code32 && value <= UINT32_MAX,
+                                .address = check_constant(value)};
 }
 
-static struct check_value symbol(const struct check_address *a)
+/* `low`: of 32 bits, as in struct check_value. */
+static struct check_value symbol(const struct check_address *a, bool low)
 {
-    return (struct check_value){.kind = CHECK_SYM, .address = *a};
+    return (struct check_value){.kind = CHECK_SYM, .low = low, .address = *a};
 }
 
 static struct check_value copied(const struct check_state *s, unsigned from)
@@ -30,7 +33,8 @@ static struct check_value copied(const struct check_state *s, unsigned from)
     struct check_address a;
     if (check_is_host(&s->r[from]))
         return s->r[from];
-    return check_address_of(s, from, &a) ? symbol(&a) : any;
+    return check_address_of(s, from, &a) ? symbol(&a, check_is_scratch(from) && s->r[from].low)
+                                         : any;
 }
 
 static struct check_value addend_of(const struct check_address *from, bool write, uint32_t n)
@@ -66,9 +70,11 @@ static struct check_value loaded(const struct check *c, const ZydisDecodedOperan
         return (struct check_value){.kind = CHECK_REQUESTS, .of = CHECK_NONE};
     if (check_is_field(o, LOCAL_OFFSET(not_held), 32))
         return (struct check_value){.kind = CHECK_NOT_HELD, .of = CHECK_NONE};
+    if (c->code32 && bits == 32 && cell < CHECK_TEMP)
+        return symbol(&a, true);
     if (bits != 64)
         return any;
-    return cell < CHECK_TEMP ? symbol(&a) : addend(c, o, s);
+    return cell < CHECK_TEMP ? symbol(&a, false) : addend(c, o, s);
 }
 
 static struct check_value moved(const struct check *c, const struct check_insn *i,
@@ -106,11 +112,11 @@ static struct check_value shifted(const struct check_insn *i, const struct check
     return v;
 }
 
-/* By how much the instruction, of 64 bits, changes its first operand. */
-static bool adds_constant(const struct check_insn *i, uint64_t *by)
+/* By how much the instruction changes its first operand, of 64 bits, or of 32 in 32-bit code. */
+static bool adds_constant(const struct check *c, const struct check_insn *i, uint64_t *by)
 {
     const ZydisDecodedOperand *o = i->operands;
-    if (!check_is_register(&o[0], 64))
+    if (!check_is_register(&o[0], 64) && !(c->code32 && check_is_register(&o[0], 32)))
         return false;
     switch (i->insn.mnemonic) {
     case ZYDIS_MNEMONIC_ADD:
@@ -130,8 +136,8 @@ static bool adds_constant(const struct check_insn *i, uint64_t *by)
         return check_is_register(&o[1], 64) && o[1].reg.value == o[0].reg.value;
     case ZYDIS_MNEMONIC_LEA:
         *by = (uint64_t)o[1].mem.disp.value;
-        return o[1].mem.base == o[0].reg.value && o[1].mem.index == ZYDIS_REGISTER_NONE &&
-               i->insn.address_width == 64;
+        return check_gpr(o[1].mem.base) == check_gpr(o[0].reg.value) &&
+               o[1].mem.index == ZYDIS_REGISTER_NONE && i->insn.address_width == 64;
     default:
         return false;
     }
@@ -147,18 +153,24 @@ static struct check_value added(const struct check *c, const struct check_insn *
     unsigned index = check_table_index(c, &i->operands[1], 0, &t);
     if (!check_is_scratch(to) || !check_address_of(s, to, &a))
         return any;
-    if (adds_constant(i, &by)) {
+    if (!c->code32 && adds_constant(c, i, &by)) {
         a.at += by;
-        return symbol(&a);
+        return symbol(&a, false);
     }
-    if (i->insn.mnemonic != ZYDIS_MNEMONIC_ADD)
+    if (i->insn.mnemonic != ZYDIS_MNEMONIC_ADD || !check_exact(c, s, to, &a))
         return any;
     if (index != CHECK_NONE && t.fast && check_is_index(s, index, to, 8, FAST_MASK, 0))
-        return (struct check_value){
-            .kind = CHECK_SUM, .of = (uint8_t)index, .write = t.write, .address = a};
+        return (struct check_value){.kind = CHECK_SUM,
+                                    .of = (uint8_t)index,
+                                    .write = t.write,
+                                    .low = c->code32,
+                                    .address = a};
     if (check_is_slot(c, &i->operands[1], 0, &slot))
-        return (struct check_value){
-            .kind = CHECK_SLOT_SUM, .write = slot.write, .slot = slot.base, .address = a};
+        return (struct check_value){.kind = CHECK_SLOT_SUM,
+                                    .write = slot.write,
+                                    .low = c->code32,
+                                    .slot = slot.base,
+                                    .address = a};
     return any;
 }
 
@@ -173,28 +185,42 @@ static struct check_value subtracted(const struct check *c, const struct check_i
     if ((v.kind == CHECK_OFFSET || v.kind == CHECK_SUM) && v.of == index && t.fast &&
         t.write == v.write) {
         if (v.kind == CHECK_SUM)
-            return symbol(&v.address);
+            return symbol(&v.address, v.low);
         v.kind = CHECK_LINEAR;
         return v;
     }
     if (v.kind == CHECK_SLOT_SUM && check_is_slot(c, &i->operands[1], 0, &slot) &&
         slot.base == v.slot)
-        return symbol(&v.address);
+        return symbol(&v.address, v.low);
     return added(c, i, s, to);
 }
 
 /* LEA: a sum, or a host pointer. */
-static struct check_value folded(const struct check_insn *i, const struct check_state *s)
+static struct check_value folded(const struct check *c, const struct check_insn *i,
+                                 const struct check_state *s)
 {
     const ZydisDecodedOperandMem *m = &i->operands[1].mem;
     struct check_address a;
     uint32_t n;
-    const struct check_value *v = check_guest(s, m, &n);
+    const struct check_value *v = check_guest(c, s, m, &n);
     if (v != NULL && v->kind == CHECK_ADDEND && n > 0)
         return (struct check_value){
             .kind = CHECK_HOST, .of = CHECK_NONE, .write = v->write, .n = n};
-    return i->insn.address_width == 64 && check_operand_address(s, m, CHECK_NONE, &a) ? symbol(&a)
-                                                                                      : any;
+    return !c->code32 && i->insn.address_width == 64 && check_operand_address(s, m, CHECK_NONE, &a)
+               ? symbol(&a, false)
+               : any;
+}
+
+/* LEA of 32 bits in 32-bit code: a sum of that size. */
+static struct check_value folded32(const struct check_insn *i, const struct check_state *s)
+{
+    struct check_address a;
+    if (i->insn.address_width != 64 ||
+        !check_operand_address(s, &i->operands[1].mem, CHECK_NONE, &a))
+        return any;
+    if (check_is_constant(&a))
+        a.at = (uint32_t)a.at;
+    return symbol(&a, true);
 }
 
 /* lea 1(requests, not_held): 0 when the one is the complement of the other. */
@@ -208,14 +234,25 @@ static struct check_value compared_requests(const struct check_insn *i, const st
     return (struct check_value){.kind = CHECK_NEWS, .of = CHECK_NONE};
 }
 
+static struct check_value loaded_address(const struct check *c, const struct check_insn *i,
+                                         const struct check_state *s)
+{
+    if (i->operands[0].size == 64)
+        return folded(c, i, s);
+    if (i->operands[0].size != 32)
+        return any;
+    struct check_value v = compared_requests(i, s);
+    return v.kind == CHECK_ANY && c->code32 ? folded32(i, s) : v;
+}
+
 /* xor of two addresses. */
-static struct check_value spanned(const struct check_insn *i, const struct check_state *s,
-                                  unsigned to)
+static struct check_value spanned(const struct check *c, const struct check_insn *i,
+                                  const struct check_state *s, unsigned to)
 {
     struct check_address last, first;
     const ZydisDecodedOperand *o = i->operands;
-    if (!check_is_register(&o[1], 64) || !check_address_of(s, to, &last) ||
-        !check_address_of(s, check_gpr(o[1].reg.value), &first) || !check_is_near(&last, &first) ||
+    if (!check_is_register(&o[1], 64) || !check_exact(c, s, to, &last) ||
+        !check_exact(c, s, check_gpr(o[1].reg.value), &first) || !check_is_near(&last, &first) ||
         last.at - first.at >= MEM_PAGE_SIZE)
         return any;
     return (struct check_value){
@@ -250,9 +287,9 @@ static struct check_value result(const struct check *c, const struct check_insn 
     case ZYDIS_MNEMONIC_SUB:
         return wide ? subtracted(c, i, s, to) : any;
     case ZYDIS_MNEMONIC_XOR:
-        return wide ? spanned(i, s, to) : any;
+        return wide ? spanned(c, i, s, to) : any;
     case ZYDIS_MNEMONIC_LEA:
-        return wide ? folded(i, s) : o[0].size == 32 ? compared_requests(i, s) : any;
+        return loaded_address(c, i, s);
     default:
         return any;
     }
@@ -323,6 +360,11 @@ static void compared(const struct check *c, const struct check_insn *i, struct c
 
     if (returned_to(i, s))
         return;
+    if (check_is_field(&o[0], LOCAL_OFFSET(x87_live), 8) && check_is_immediate(&o[1]) &&
+        o[1].imm.value.u == 0) {
+        s->flags = CHECK_FLAGS_X87;
+        return;
+    }
     if (check_is_immediate(&o[1])) {
         compared_constant(c, i, s);
         return;
@@ -381,7 +423,7 @@ static void write_first(const struct check *c, const struct check_insn *i, struc
     uint64_t by;
     if (check_is_scratch(to))
         check_set(s, to, v);
-    else if (adds_constant(i, &by))
+    else if (adds_constant(c, i, &by))
         check_move(s, to, by);
     else if (source(i) != CHECK_NONE)
         check_copied(s, to, source(i));
@@ -525,11 +567,12 @@ void check_called(struct check_state *s, bool write)
     struct check_address a;
 
     check_address_of(s, S0, &a); /* a rule of the call's */
+    bool low = s->r[S0].low;
     for (unsigned reg = 0; reg < 16; reg++)
         if (!check_is_scratch(reg))
             s->r[reg] = any; /* but it holds what it held */
     check_stored(s, LOCAL_OFFSET(temp), sizeof(((struct bt_local *)0)->temp), CHECK_NONE);
-    check_set(s, S0, symbol(&a));
+    check_set(s, S0, symbol(&a, low));
     s->flags = CHECK_FLAGS_ANY;
     check_end_slot(s, slot);
     if (what & BT_CHECK_SPLIT) { /* it returns for nothing */
@@ -593,6 +636,7 @@ void check_branch(const struct check_insn *i, const struct check_state *s,
     switch (i->insn.mnemonic) {
     case ZYDIS_MNEMONIC_JZ:
         when_equal(taken);
+        next->x87 |= s->flags == CHECK_FLAGS_X87;
         break;
     case ZYDIS_MNEMONIC_JNZ:
         when_equal(next);

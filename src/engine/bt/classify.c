@@ -11,12 +11,13 @@
 #include "engine/host/processor.h"
 #include "engine/interp/step.h"
 
-static bool kind_by_mnemonic(struct bt_insn *i)
+static bool kind_by_mnemonic(uint8_t key, struct bt_insn *i)
 {
     const ZydisDecodedInstruction *zi = &i->full->insn;
     const ZydisDecodedOperand *o = &i->full->operands[0];
     bool far = zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
-    bool whole = i->in.stack_size == 8;
+    bool whole = i->in.stack_size == (key & BT_KEY_CODE32 ? 4 : 8) &&
+                 (!(key & BT_KEY_CODE32) || code32_can_address(i));
 
     switch (zi->mnemonic) {
     case ZYDIS_MNEMONIC_NOP:
@@ -25,7 +26,7 @@ static bool kind_by_mnemonic(struct bt_insn *i)
         i->kind = KIND_SKIP;
         return true;
     case ZYDIS_MNEMONIC_LEA:
-        i->kind = KIND_LEA;
+        i->kind = key & BT_KEY_CODE32 && i->in.address_size != 4 ? KIND_SITE : KIND_LEA;
         return true;
     case ZYDIS_MNEMONIC_PUSH:
         i->kind = whole && o->type != ZYDIS_OPERAND_TYPE_REGISTER ? KIND_PUSH
@@ -176,6 +177,8 @@ static bool may_copy(uint8_t key, const struct bt_insn *i)
 
     if ((zi->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) || !rewrite_possible(i))
         return false;
+    if ((key & BT_KEY_CODE32) && !(code32_is_same(i) && code32_can_address(i)))
+        return false;
     if (i->memory >= 0 &&
         (i->full->operands[i->memory].size == 0 || i->full->operands[i->memory].size % 8 != 0))
         return false;
@@ -209,6 +212,8 @@ static bool goes_on(const ZydisDecodedInstruction *zi)
     case ZYDIS_MNEMONIC_SWAPGS:
     case ZYDIS_MNEMONIC_PUSHFQ:
     case ZYDIS_MNEMONIC_POPFQ:
+    case ZYDIS_MNEMONIC_PUSHFD:
+    case ZYDIS_MNEMONIC_POPFD:
     case ZYDIS_MNEMONIC_RDFSBASE:
     case ZYDIS_MNEMONIC_RDGSBASE:
     case ZYDIS_MNEMONIC_WRFSBASE:
@@ -235,6 +240,10 @@ static bool handler_is_light(const struct bt_insn *i)
     case ZYDIS_MNEMONIC_SYSCALL:
     case ZYDIS_MNEMONIC_SYSRET:
     case ZYDIS_MNEMONIC_IRETQ:
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_SYSENTER:
+    case ZYDIS_MNEMONIC_SYSEXIT:
+    case ZYDIS_MNEMONIC_INT:
     case ZYDIS_MNEMONIC_INVLPG:
     case ZYDIS_MNEMONIC_INVPCID:
     case ZYDIS_MNEMONIC_PUSH:
@@ -258,7 +267,7 @@ static bool handler_is_light(const struct bt_insn *i)
 }
 
 /* REP STOS and MOVS of flat operands. */
-static bool is_plain_string(const struct bt_insn *i)
+static bool is_plain_string(uint8_t key, const struct bt_insn *i)
 {
     switch (i->full->insn.mnemonic) {
     case ZYDIS_MNEMONIC_STOSB:
@@ -270,8 +279,9 @@ static bool is_plain_string(const struct bt_insn *i)
     case ZYDIS_MNEMONIC_MOVSD: /* of SSE2 too, which has no REP */
     case ZYDIS_MNEMONIC_MOVSQ:
         return i->full->insn.meta.category == ZYDIS_CATEGORY_STRINGOP &&
-               (i->in.prefixes & (INSN_REP | INSN_REPNE)) != 0 && i->in.address_size == 8 &&
-               i->in.seg != SEG_FS && i->in.seg != SEG_GS;
+               (i->in.prefixes & (INSN_REP | INSN_REPNE)) != 0 &&
+               i->in.address_size == (key & BT_KEY_CODE32 ? 4 : 8) && i->in.seg != SEG_FS &&
+               i->in.seg != SEG_GS;
     default:
         return false;
     }
@@ -329,10 +339,11 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
             i->memory = (int8_t)n;
     i->flags_in = i->flags_read = i->flags_all = i->flags_out = i->may_fault = false;
     flags_of(i);
-    i->may_fault = zi->mnemonic == ZYDIS_MNEMONIC_DIV || zi->mnemonic == ZYDIS_MNEMONIC_IDIV ||
-                   touches_vector(i) || zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+    i->may_fault = zi->meta.isa_ext == ZYDIS_ISA_EXT_X87 || zi->mnemonic == ZYDIS_MNEMONIC_DIV ||
+                   zi->mnemonic == ZYDIS_MNEMONIC_IDIV || touches_vector(i) ||
+                   zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
     i->in.exec = NULL;
-    if (kind_by_mnemonic(i)) {
+    if (kind_by_mnemonic(key, i)) {
         if (i->kind != KIND_SITE && i->kind != KIND_SITE_END)
             return;
     } else if (zi->meta.category == ZYDIS_CATEGORY_PREFETCH ||
@@ -342,10 +353,14 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
     } else if (may_copy(key, i)) {
         i->kind = KIND_COPY;
         return;
+    } else if (tr_is_x87(key, i)) {
+        i->kind = KIND_X87;
+        return;
     } else if (zi->mnemonic == ZYDIS_MNEMONIC_SWAPGS && (key & BT_KEY_REACH) != REACH_USER) {
         i->kind = KIND_SWAPGS;
         return;
-    } else if (zi->mnemonic == ZYDIS_MNEMONIC_PUSHFQ) {
+    } else if (zi->mnemonic ==
+               (key & BT_KEY_CODE32 ? ZYDIS_MNEMONIC_PUSHFD : ZYDIS_MNEMONIC_PUSHFQ)) {
         i->kind = KIND_PUSHF;
         return;
     } else if ((zi->mnemonic == ZYDIS_MNEMONIC_CLI || zi->mnemonic == ZYDIS_MNEMONIC_STI) &&
@@ -359,7 +374,7 @@ void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i)
     } else {
         i->kind = goes_on(zi) || touches_vector(i) ? KIND_SITE : KIND_SITE_END;
     }
-    if (is_plain_string(i))
+    if (is_plain_string(key, i))
         i->kind = KIND_STRING;
     if (handler_is_light(i))
         i->in.exec = interp_handler(&i->in, i->full);

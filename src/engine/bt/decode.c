@@ -106,7 +106,7 @@ static bool is_prefix(uint8_t b)
     return b == 0x66 || b == 0xf2 || b == 0xf3 || b == 0x64 || b == 0x65 || b == 0xf0;
 }
 
-/* Displacement after ModRM and SIB (SDM 2A tables 2-2 and 2-3; with 64-bit addresses). */
+/* Displacement after ModRM and SIB (SDM 2A tables 2-2 and 2-3), not with 16-bit addresses. */
 static unsigned displacement(const uint8_t *modrm)
 {
     unsigned mod = modrm[0] >> 6, rm = modrm[0] & 7;
@@ -133,15 +133,21 @@ static struct parse parse(const uint8_t *bytes, uint8_t unit_key)
 {
     struct parse p = {0};
     unsigned at = 0;
-    bool narrow = false, rex_w = false;
+    bool narrow = false, rex_w = false, code32 = unit_key & BT_KEY_CODE32;
 
-    for (; at < 2 && is_prefix(bytes[at]); at++)
+    for (; at < 2 && is_prefix(bytes[at]); at++) {
         narrow |= bytes[at] == 0x66;
-    if ((bytes[at] & 0xf0) == 0x40)
+        if (code32 &&
+            (bytes[at] & 0xfe) == 0x64) /* whether it is translated depends on the value */
+            return p;
+    }
+    bool rex = (bytes[at] & 0xf0) == 0x40; /* INC, DEC in 32-bit code */
+    if (rex && !code32)
         rex_w = bytes[at++] & 8;
     bool two = bytes[at] == 0x0f;
     at += two;
-    unsigned layout = (two ? two_bytes : one_byte)[bytes[at++]];
+    unsigned layout = rex && code32 ? KNOWN : (two ? two_bytes : one_byte)[bytes[at]];
+    at++;
     const uint8_t *modrm = bytes + at;
     if (!(layout & KNOWN))
         return p;
@@ -235,7 +241,7 @@ static bool decode_anew(struct bt_vm *vm, uint8_t key, unsigned n, struct bt_ins
 {
     struct insn_full *full = &vm->scratch->full[i - vm->scratch->insns];
     i->full = full;
-    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, n, &i->in, full) != INSN_OK)
+    if (insn_decode(&vm->decoder, bt_key_decodes(key), i->bytes, n, &i->in, full) != INSN_OK)
         return false;
     classify(vm, key, i);
     bt_plan(i);

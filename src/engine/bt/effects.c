@@ -70,7 +70,8 @@ void bt_effects_add(struct bt_insn *i)
 static void adds_to_register(struct bt_insn *i)
 {
     const ZydisDecodedOperand *o = i->full->operands;
-    if (o[0].type != ZYDIS_OPERAND_TYPE_REGISTER || o[0].size != 64)
+    bool code32 = i->full->insn.machine_mode == ZYDIS_MACHINE_MODE_LONG_COMPAT_32;
+    if (o[0].type != ZYDIS_OPERAND_TYPE_REGISTER || o[0].size != (code32 ? 32 : 64))
         return;
     bool immediate = o[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
     unsigned guest = bt_gpr_number(o[0].reg.value);
@@ -116,11 +117,11 @@ void bt_effects(struct bt_insn *i)
     case KIND_CALL:
     case KIND_CALL_INDIRECT:
         i->pushes = true;
-        adds(i, RSP, ADD_FIXED, -8);
+        adds(i, RSP, ADD_FIXED, -i->in.stack_size);
         break;
     case KIND_POP:
         if (i->in.dst != 8 * RSP)
-            adds(i, RSP, ADD_FIXED, 8);
+            adds(i, RSP, ADD_FIXED, i->in.stack_size);
         break;
     default:
         break;

@@ -6,20 +6,24 @@
 static void put_push_return(struct translation *t)
 {
     tr_store_linear(t, tr_pushed(t), insn_next_rip(t, t->i));
-    tr_move_rsp(t, -8);
+    tr_move_rsp(t, -t->word);
 }
 
 /* S0 = target of JMP or CALL through a register or memory. */
 static void put_target(struct translation *t)
 {
+    if (t->i->in.form == FORM_R && t->code32) {
+        emit_lea(&t->e, false, S0, (unsigned)host_of(t->i->in.dst / 8), EMIT_NO_INDEX, 0, 0);
+        return;
+    }
     if (t->i->in.form == FORM_R) {
         tr_get(t, S0, t->i->in.dst / 8);
         return;
     }
     struct tr_address a = tr_address_of(t, t->i);
-    struct tr_operand o = tr_access(t, &a, 8, false, 0);
+    struct tr_operand o = tr_access(t, &a, t->word, false, 0);
     tr_mark(t);
-    emit_memory(&t->e, true, 0x8b, S0, &o);
+    emit_memory(&t->e, !t->code32, 0x8b, S0, &o);
 }
 
 static void emit_call_indirect(struct translation *t)
@@ -42,20 +46,20 @@ static void emit_ret(struct translation *t)
     int32_t more = t->i->in.form == FORM_I ? (uint16_t)t->i->in.imm : 0;
     struct tr_address a = tr_stack(0);
     tr_save_flags(t);
-    struct tr_operand o = tr_access(t, &a, 8, false, 0);
+    struct tr_operand o = tr_access(t, &a, t->word, false, 0);
     tr_mark(t);
-    emit_memory(&t->e, true, 0x8b, S0, &o);
-    tr_move_rsp(t, 8 + more);
+    emit_memory(&t->e, !t->code32, 0x8b, S0, &o);
+    tr_move_rsp(t, t->word + more);
     t->uncounted++;
     if (t->i->in.form == FORM_I)
-        tr_indirect(t, 8 + more);
+        tr_indirect(t, t->word + more);
     else
         tr_ret(t);
 }
 
 static uint64_t target_of(const struct translation *t)
 {
-    return insn_next_rip(t, t->i) + t->i->in.imm;
+    return bt_key_wrap(t->u->key, insn_next_rip(t, t->i) + t->i->in.imm);
 }
 
 /* Canonical even with 48 bits; else the interpreter decides. */

@@ -171,7 +171,7 @@ void emit_lea_insn(struct translation *t)
     struct tr_address a = tr_address_of(t, i);
     int host = host_of(guest);
     a.seg = SEG_DS;
-    if (i->in.size == 8 && host >= 0 && a.wide) {
+    if (i->in.size == t->word && host >= 0 && a.wide) {
         tr_linear_to(t, &a, (unsigned)host);
         return;
     }

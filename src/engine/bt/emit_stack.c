@@ -15,21 +15,21 @@ void tr_move_rsp(struct translation *t, int32_t by)
 void tr_settle_rsp(struct translation *t)
 {
     if (t->rsp != 0)
-        emit_lea(&t->e, true, GUEST_RSP, GUEST_RSP, EMIT_NO_INDEX, 0, t->rsp);
+        emit_lea(&t->e, !t->code32, GUEST_RSP, GUEST_RSP, EMIT_NO_INDEX, 0, t->rsp);
     t->rsp = 0;
 }
 
 struct tr_operand tr_pushed(struct translation *t)
 {
-    struct tr_address a = tr_stack(-8);
-    return tr_access(t, &a, 8, true, 0);
+    struct tr_address a = tr_stack(-t->word);
+    return tr_access(t, &a, t->word, true, 0);
 }
 
 void tr_store_constant(struct translation *t, struct tr_operand o, uint64_t value)
 {
-    if ((uint64_t)(int64_t)(int32_t)value == value) {
+    if (t->code32 || (uint64_t)(int64_t)(int32_t)value == value) {
         tr_mark(t);
-        emit_memory(&t->e, true, 0xc7, 0, &o); /* mov $imm32 */
+        emit_memory(&t->e, !t->code32, 0xc7, 0, &o); /* mov $imm32 */
         emit_u32(&t->e, (uint32_t)value);
         return;
     }
@@ -41,7 +41,7 @@ void tr_store_constant(struct translation *t, struct tr_operand o, uint64_t valu
 
 void tr_store_linear(struct translation *t, struct tr_operand o, uint64_t linear)
 {
-    if ((uint64_t)(int64_t)(int32_t)linear == linear) {
+    if (t->code32 || (uint64_t)(int64_t)(int32_t)linear == linear) {
         tr_store_constant(t, o, linear);
         return;
     }
@@ -61,21 +61,21 @@ static void emit_push_register(struct translation *t, unsigned guest)
         emit_load(&t->e, from, gpr_offset(guest));
     }
     tr_mark(t);
-    emit_memory(&t->e, true, 0x89, from, &o);
+    emit_memory(&t->e, !t->code32, 0x89, from, &o);
 }
 
 static void emit_push_memory(struct translation *t)
 {
     struct tr_address a = tr_address_of(t, t->i);
-    struct tr_operand from = tr_access(t, &a, 8, false, 0);
+    struct tr_operand from = tr_access(t, &a, t->word, false, 0);
     tr_mark(t);
-    emit_memory(&t->e, true, 0x8b, S0, &from);
+    emit_memory(&t->e, !t->code32, 0x8b, S0, &from);
     emit_store(&t->e, S0, LOCAL_OFFSET(temp[0]));
     struct tr_operand o = tr_pushed(t);
     unsigned scratch = tr_free_scratch(t, &o);
     emit_load(&t->e, scratch, LOCAL_OFFSET(temp[0]));
     tr_mark(t);
-    emit_memory(&t->e, true, 0x89, scratch, &o);
+    emit_memory(&t->e, !t->code32, 0x89, scratch, &o);
 }
 
 static void emit_push(struct translation *t)
@@ -87,7 +87,7 @@ static void emit_push(struct translation *t)
         emit_push_memory(t);
     else
         tr_store_constant(t, tr_pushed(t), i->in.imm);
-    tr_move_rsp(t, -8);
+    tr_move_rsp(t, -t->word);
 }
 
 static void emit_pop(struct translation *t)
@@ -95,27 +95,27 @@ static void emit_pop(struct translation *t)
     unsigned guest = t->i->in.dst / 8;
     int host = guest == RSP ? -1 : host_of(guest);
     struct tr_address a = tr_stack(0);
-    struct tr_operand o = tr_access(t, &a, 8, false, 0);
+    struct tr_operand o = tr_access(t, &a, t->word, false, 0);
     unsigned to = host >= 0 ? (unsigned)host : S0;
     tr_mark(t);
-    emit_memory(&t->e, true, 0x8b, to, &o);
+    emit_memory(&t->e, !t->code32, 0x8b, to, &o);
     if (guest == RSP) {
         emit_mov(&t->e, GUEST_RSP, S0);
         return;
     }
     if (host < 0)
         emit_store(&t->e, S0, gpr_offset(guest));
-    tr_move_rsp(t, 8);
+    tr_move_rsp(t, t->word);
 }
 
 static void emit_leave(struct translation *t)
 {
     struct tr_address a = tr_stack(0);
     a.base = 8 * RBP;
-    struct tr_operand o = tr_access(t, &a, 8, false, 0);
+    struct tr_operand o = tr_access(t, &a, t->word, false, 0);
     tr_mark(t);
-    emit_memory(&t->e, true, 0x8b, S0, &o);
-    emit_lea(&t->e, true, GUEST_RSP, RBP, EMIT_NO_INDEX, 0, 8);
+    emit_memory(&t->e, !t->code32, 0x8b, S0, &o);
+    emit_lea(&t->e, !t->code32, GUEST_RSP, RBP, EMIT_NO_INDEX, 0, t->word);
     emit_mov(&t->e, RBP, S0);
 }
 

@@ -52,8 +52,8 @@ static void put_pushf(struct translation *t)
     EMIT(e, 0x41, 0x09, (uint8_t)(0xc0 | (scratch & 7))); /* or %eax, scratch */
     emit_load(e, RAX, LOCAL_OFFSET(temp[7]));
     tr_mark(t);
-    emit_memory(e, true, 0x89, scratch, &o);
-    tr_move_rsp(t, -8);
+    emit_memory(e, !t->code32, 0x89, scratch, &o);
+    tr_move_rsp(t, -t->word);
     t->host = false;
 }
 

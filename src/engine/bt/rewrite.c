@@ -13,7 +13,8 @@ static bool is_high_byte(ZydisRegister r)
            r == ZYDIS_REGISTER_BH;
 }
 
-static bool operand_possible(const ZydisDecodedOperand *o, bool *high, bool *renamed)
+/* `absolute`: MOV with an address and no ModRM byte can be respelt. */
+static bool operand_possible(const ZydisDecodedOperand *o, bool absolute, bool *high, bool *renamed)
 {
     switch (o->type) {
     case ZYDIS_OPERAND_TYPE_IMMEDIATE:
@@ -21,7 +22,7 @@ static bool operand_possible(const ZydisDecodedOperand *o, bool *high, bool *ren
     case ZYDIS_OPERAND_TYPE_MEMORY:
         *renamed = true;
         return o->mem.type == ZYDIS_MEMOP_TYPE_MEM &&
-               o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM;
+               (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM || absolute);
     case ZYDIS_OPERAND_TYPE_REGISTER:
         if (bt_gpr_number(o->reg.value) != BT_NO_GPR) {
             unsigned n = bt_gpr_number(o->reg.value);
@@ -67,6 +68,18 @@ unsigned rewrite_rotated(const struct bt_insn *i)
     return rotated;
 }
 
+static bool is_code32(const ZydisDecodedInstruction *zi)
+{
+    return zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_COMPAT_32;
+}
+
+/* MOV between the accumulator and an address. */
+static bool is_absolute(const ZydisDecodedInstruction *zi)
+{
+    return is_code32(zi) && zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+           (zi->opcode & 0xfc) == 0xa0 && zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+}
+
 bool rewrite_possible(const struct bt_insn *i)
 {
     const ZydisDecodedInstruction *zi = &i->full->insn;
@@ -77,7 +90,7 @@ bool rewrite_possible(const struct bt_insn *i)
         zi->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
         return false;
     for (unsigned n = 0; n < zi->operand_count; n++)
-        if (!operand_possible(&i->full->operands[n], &high, &renamed))
+        if (!operand_possible(&i->full->operands[n], is_absolute(zi), &high, &renamed))
             return false;
     /* AH…DH have no encoding beside REX (SDM 2A 2.2.1.2). */
     return !(high && renamed) || rewrite_rotated(i) != BT_NO_GPR;
@@ -86,14 +99,40 @@ bool rewrite_possible(const struct bt_insn *i)
 struct fields {
     uint8_t reg, rm, vvvv, opcode_register;
     bool has_reg, has_rm, has_vvvv, has_opcode_register, byte_register;
+    uint8_t opcode, digit; /* digit: of ModRM, when no register is there */
+    bool modrm;
     const struct tr_operand *memory;
 };
+
+/* What 64-bit code spells in another way (SDM 2D appendix A). */
+static void respell(const ZydisDecodedInstruction *zi, struct fields *f)
+{
+    if (!is_code32(zi) || zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT ||
+        zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+        return;
+    if ((zi->opcode & 0xf0) == 0x40) { /* INC, DEC */
+        f->opcode = 0xff;
+        f->digit = zi->opcode >> 3 & 1;
+        f->rm = f->opcode_register;
+        f->modrm = f->has_rm = true;
+        f->has_opcode_register = false;
+    } else if (is_absolute(zi)) {
+        f->opcode = (uint8_t)((zi->opcode & 1) | (zi->opcode & 2 ? 0x88 : 0x8a));
+        f->digit = RAX;
+        f->modrm = true;
+    } else if (zi->opcode == 0x82) {
+        f->opcode = 0x80;
+    }
+}
 
 static struct fields find_fields(const struct bt_insn *i, const struct tr_operand *o,
                                  const uint8_t map[16])
 {
     const ZydisDecodedInstruction *zi = &i->full->insn;
-    struct fields f = {.memory = o};
+    struct fields f = {.memory = o,
+                       .opcode = zi->opcode,
+                       .digit = zi->raw.modrm.reg,
+                       .modrm = (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0};
     for (unsigned n = 0; n < zi->operand_count; n++) {
         const ZydisDecodedOperand *o = &i->full->operands[n];
         unsigned number =
@@ -126,6 +165,7 @@ static struct fields find_fields(const struct bt_insn *i, const struct tr_operan
         }
         f.byte_register |= byte && !high && host >= 4;
     }
+    respell(zi, &f);
     return f;
 }
 
@@ -240,7 +280,7 @@ void emit_memory(struct emit *e, bool w, uint8_t opcode, unsigned reg, const str
 static void emit_modrm(struct emit *e, const struct bt_insn *i, const struct fields *f)
 {
     const ZydisDecodedInstruction *zi = &i->full->insn;
-    uint8_t reg = f->has_reg ? f->reg & 7 : zi->raw.modrm.reg & 7;
+    uint8_t reg = f->has_reg ? f->reg & 7 : f->digit;
     if (f->memory != NULL)
         put_operand(e, reg, f->memory, zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX);
     else
@@ -252,7 +292,7 @@ void rewrite_emit(struct emit *e, const struct bt_insn *i, const struct tr_opera
 {
     const ZydisDecodedInstruction *zi = &i->full->insn;
     struct fields f = find_fields(i, o, map);
-    uint8_t opcode = zi->opcode;
+    uint8_t opcode = f.opcode;
 
     switch (zi->encoding) {
     case ZYDIS_INSTRUCTION_ENCODING_VEX:
@@ -268,7 +308,7 @@ void rewrite_emit(struct emit *e, const struct bt_insn *i, const struct tr_opera
     if (f.has_opcode_register)
         opcode = (uint8_t)((opcode & ~7u) | (f.opcode_register & 7));
     EMIT(e, opcode);
-    if (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM)
+    if (f.modrm)
         emit_modrm(e, i, &f);
     for (unsigned n = 0; n < 2; n++)
         if (zi->raw.imm[n].size != 0)

@@ -13,11 +13,33 @@
 
 /* ---- vector state ---- */
 
+/* Leaves the host's as a program begins, with nothing pending. The pointers are in their place. */
+static void x87_save(struct vcpu *v)
+{
+    struct x86_vector *s = &v->vector;
+    uint64_t fip = s->fip, fdp = s->fdp;
+    uint16_t fop = s->fop;
+    __asm__ volatile("xsave64 %0; fninit" : "+m"(*s) : "a"(XCR0_X87), "d"(0));
+    s->fip = fip;
+    s->fdp = fdp;
+    s->fop = fop;
+    bt_local(v)->x87_live = false;
+}
+
+static void x87_load(struct vcpu *v)
+{
+    v->vector.xsave_header[0] = XCR0_X87;
+    __asm__ volatile("xrstor64 %0" : : "m"(v->vector), "a"(XCR0_X87), "d"(0));
+    bt_local(v)->x87_live = true;
+}
+
 void bt_vector_save(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
     if (!l->vector_live)
         return;
+    if (l->x87_live)
+        x87_save(v);
     l->vm->stubs.vector_save[l->vector_class](v);
     l->vector_live = false;
 }
@@ -62,7 +84,7 @@ static void settle_at(struct vcpu *v, const uint8_t *exec)
     interp_unlock_code(vm->interp);
     const struct bt_mark *m = bt_mark_at(vm, u, exec);
     v->rip = u->rip + m->rip;
-    v->gpr[RSP] += (uint64_t)(int64_t)m->rsp;
+    v->gpr[RSP] = bt_key_wrap(u->key, v->gpr[RSP] + (uint64_t)(int64_t)m->rsp);
     if (vm->counting)
         v->counters.instructions += m->count;
 }
@@ -96,15 +118,23 @@ bool bt_pending(const struct vcpu *v)
     return is_pending(v, vcpu_requests(v));
 }
 
+/* In 32-bit code no upper half of RSP is seen, but by who comes from 64-bit code and goes back. */
+static bool may_translate(const struct vcpu *v)
+{
+    return X86_LIKELY(v->code64) || (bt_is_flat32(v) && v->gpr[RSP] <= UINT32_MAX);
+}
+
 bool bt_may_run(struct vcpu *v)
 {
     struct bt_local *l = bt_local(v);
     uint32_t requests = vcpu_requests(v);
     bool middle = v->cpl == 1 || v->cpl == 2; /* a supervisor to data, and not to STAC or SWAPGS */
-    if (is_pending(v, requests) || !v->code64 || v->reach == REACH_USER_ALIGNED || middle ||
+    if (is_pending(v, requests) || !may_translate(v) || v->reach == REACH_USER_ALIGNED || middle ||
         interp_needs_attention(v) ||
         (l->vm->counting && v->counters.instructions >= l->count_limit))
         return false;
+    if (!v->code64)
+        l->whole = bt_whole32(v);
     l->held = requests;
     l->not_held = ~requests;
     return true;
@@ -223,7 +253,7 @@ const uint8_t *bt_do_site(struct vcpu *v, struct bt_site *s)
     merge_flags(v);
     v->rip = s->rip;
     if (s->insn.exec != NULL) {
-        uint64_t to = v->gpr[RDI], from = v->gpr[RSI];
+        uint64_t to = bt_key_wrap(s->key, v->gpr[RDI]), from = bt_key_wrap(s->key, v->gpr[RSI]);
         l->counters.light++;
         s->insn.exec(v, &s->insn);
         if (s->string)
@@ -276,7 +306,7 @@ static bool load_across(struct vcpu *v, uint64_t linear, unsigned size, uint32_t
     enum tlb_reach reach = (enum tlb_reach)v->reach;
     unsigned first = MEM_PAGE_SIZE - (linear & (MEM_PAGE_SIZE - 1));
     if ((what & (BT_CHECK_WRITE | BT_CHECK_QUIET)) || first >= size || size > sizeof(l->bounce) ||
-        !x86_canonical(v, linear + size - 1) ||
+        !x86_canonical(v, linear + size - 1) || (!v->code64 && linear + size - 1 > UINT32_MAX) ||
         !tlb_fast_fill(v, reach, linear, first, false, false) ||
         !tlb_fast_fill(v, reach, linear + first, size - first, false, false))
         return false;
@@ -285,14 +315,23 @@ static bool load_across(struct vcpu *v, uint64_t linear, unsigned size, uint32_t
     return true;
 }
 
+/* Back to the unit, which may have the x87 registers in the host's. */
+static void give_back(struct vcpu *v, bool x87)
+{
+    bt_vector_load(v);
+    if (X86_UNLIKELY(x87 && !bt_local(v)->x87_live))
+        x87_load(v);
+}
+
 const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
 {
     struct bt_local *l = bt_local(v);
     struct bt_misses *m = &l->slots[bt_check_slot(what)];
+    bool x87 = l->x87_live;
     called(v);
     if (m->left < 0) {
         look_at_slot(v, m, what);
-        bt_vector_load(v);
+        give_back(v, x87);
         return NULL;
     }
     unsigned size = MEM_PAGE_SIZE - (what & BT_CHECK_LIMIT);
@@ -303,12 +342,12 @@ const uint8_t *bt_do_miss(struct vcpu *v, uint64_t linear, uint32_t what)
         X86_LIKELY(tlb_fast_fill(v, (enum tlb_reach)v->reach, linear, size, what & BT_CHECK_WRITE,
                                  (what & BT_CHECK_QUIET) || misaligned))) {
         l->in_miss = false;
-        bt_vector_load(v);
+        give_back(v, x87);
         return NULL;
     }
     if (X86_LIKELY(x86_canonical(v, linear)) && !misaligned && load_across(v, linear, size, what)) {
         l->in_miss = false;
-        bt_vector_load(v);
+        give_back(v, x87);
         return BT_SERVED;
     }
     l->counters.misses_elsewhere++;

@@ -189,11 +189,23 @@ static void put_string_many(struct emit *e, bool moves, unsigned size)
 
 #define STRING_FEW 12u
 
-static uint8_t *make_string(struct emit *e, const struct bt_stubs *stubs, unsigned reach,
-                            bool moves, unsigned size)
+/* In 32-bit code no upper half of the registers counts. */
+static uint8_t *put_string_narrow(struct emit *e, bool moves)
+{
+    emit_mov(e, S0, RCX);
+    EMIT(e, 0x49, 0x09, 0xfa); /* or %rdi, %r10 */
+    if (moves)
+        EMIT(e, 0x49, 0x09, 0xf2);   /* or %rsi, %r10 */
+    EMIT(e, 0x49, 0xc1, 0xea, 0x20); /* shr $32, %r10 */
+    return emit_jcc(e, 5);           /* jne */
+}
+
+static uint8_t *make_string(struct emit *e, const struct bt_stubs *stubs, bool code32,
+                            unsigned reach, bool moves, unsigned size)
 {
     uint8_t *start = e->at, *miss[5];
     unsigned misses = 1;
+    uint8_t *wide = code32 ? put_string_narrow(e, moves) : NULL;
     EMIT(e, 0x65, 0xf6, 0x04, 0x25); /* testb $DF, %gs:rflags + 1 */
     emit_u32(e, VCPU_OFFSET(rflags) + 1);
     EMIT(e, FLAG_DF >> 8);
@@ -226,6 +238,8 @@ static uint8_t *make_string(struct emit *e, const struct bt_stubs *stubs, unsign
     EMIT(e, 0x4c, 0x29, 0xd7); /* sub %r10, %rdi */
     if (moves)
         EMIT(e, 0x48, 0x29, 0xd6); /* sub %rdx, %rsi */
+    if (code32)
+        EMIT(e, 0x89, 0xff, 0x89, 0xf6); /* mov %edi, %edi; mov %esi, %esi: the end may be 0 */
     emit_load(e, RDX, LOCAL_OFFSET(temp[3]));
     emit_load(e, RAX, LOCAL_OFFSET(temp[4]));
     EMIT(e, 0xc3);
@@ -235,6 +249,8 @@ static uint8_t *make_string(struct emit *e, const struct bt_stubs *stubs, unsign
     emit_load(e, RAX, LOCAL_OFFSET(temp[4]));
     emit_patch(miss[0], e->at);
     emit_patch(large, e->at);
+    if (wide != NULL)
+        emit_patch(wide, e->at);
     EMIT(e, 0x48, 0x8d, 0x64, 0x24, 8); /* lea 8(%rsp), %rsp: not back there */
     emit_jmp_to(e, stubs->site);
     return start;
@@ -274,6 +290,28 @@ static uint8_t *make_check(struct emit *e, unsigned reach, bool write)
     emit_mov(e, S0, RAX);
     put_reload(e);
     put_jump_s0(e);
+    return start;
+}
+
+/* Called; all registers survive, but the x87's. XRSTOR64 with a mask of 1. */
+static uint8_t *make_x87(struct emit *e)
+{
+    uint8_t *start = e->at;
+    emit_store(e, RAX, LOCAL_OFFSET(temp[3]));
+    emit_store(e, RDX, LOCAL_OFFSET(temp[4]));
+    EMIT(e, 0x65, 0x48, 0xc7, 0x04, 0x25); /* movq $XCR0_X87, %gs:xsave_header */
+    emit_u32(e, VCPU_OFFSET(vector.xsave_header));
+    emit_u32(e, XCR0_X87);
+    emit_mov_constant(e, RAX, XCR0_X87);
+    emit_mov_constant(e, RDX, 0);
+    EMIT(e, 0x65, 0x48, 0x0f, 0xae, 0x2c, 0x25); /* xrstor64 %gs:vector */
+    emit_u32(e, VCPU_OFFSET(vector));
+    EMIT(e, 0x65, 0xc6, 0x04, 0x25); /* movb $1, %gs:x87_live */
+    emit_u32(e, LOCAL_OFFSET(x87_live));
+    EMIT(e, 1);
+    emit_load(e, RAX, LOCAL_OFFSET(temp[3]));
+    emit_load(e, RDX, LOCAL_OFFSET(temp[4]));
+    EMIT(e, 0xc3);
     return start;
 }
 
@@ -398,13 +436,17 @@ void bt_stubs_make(struct bt_vm *vm)
         for (unsigned write = 0; write < 2; write++)
             s->check[reach][write] = make_check(&e, reach, write);
         for (unsigned size = 0; size < 4; size++) {
-            s->strings[reach][BT_STOS][size] = make_string(&e, s, reach, false, size);
-            s->strings[reach][BT_MOVS][size] = make_string(&e, s, reach, true, size);
+            for (unsigned code32 = 0; code32 < 2; code32++) {
+                uint8_t *(*strings)[4] = s->strings[code32][reach];
+                strings[BT_STOS][size] = make_string(&e, s, code32, reach, false, size);
+                strings[BT_MOVS][size] = make_string(&e, s, code32, reach, true, size);
+            }
         }
         s->unpaired[reach] = make_unpaired(&e, s, reach);
         s->underflow[reach] = make_underflow(&e, s, reach);
     }
     s->fault = make_fault(&e);
+    s->x87 = make_x87(&e);
     for (unsigned class = 0; class < 4; class ++) {
         if (class == BT_VECTOR_AVX512 && !__builtin_cpu_supports("avx512f"))
             break;

@@ -268,7 +268,7 @@ void tr_call_indirect(struct translation *t)
     tr_save_flags(t);
     put_returns_check(t);
     t->host = false;
-    put_indirect(t, -8, 0x14);
+    put_indirect(t, -t->word, 0x14);
     put_return_point(t);
 }
 
@@ -305,6 +305,8 @@ static void put_resume(struct translation *t, struct bt_site *s)
 {
     s->resume = bt_exec(t->vm, t->e.at);
     tr_forget(t);
+    t->x87 = false;
+    t->whole = 0;
     t->host = false;
     t->saved = true;
 }
@@ -327,16 +329,17 @@ void tr_string(struct translation *t, const struct bt_insn *i)
         i->full->operands[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? BT_MOVS : BT_STOS;
     struct bt_site *s = put_site(t, i);
     s->string = true;
-    emit_call_to(&t->e, t->vm->stubs.strings[t->reach][kind][log2_of[o->size / 8]]);
+    emit_call_to(&t->e, t->vm->stubs.strings[t->code32][t->reach][kind][log2_of[o->size / 8]]);
     put_resume(t, s);
 }
 
 /* ---- the seldom run part ---- */
 
 /* S0 = the lowest address of the span; to the place that is returned when it crosses pages. */
-static uint8_t *put_span_compare(struct emit *e, const struct bt_cold *c)
+static uint8_t *put_span_compare(struct translation *t, const struct bt_cold *c)
 {
-    emit_lea(e, true, S1, S0, EMIT_NO_INDEX, 0, (int32_t)c->span - 1);
+    struct emit *e = &t->e;
+    emit_lea(e, !t->code32, S1, S0, EMIT_NO_INDEX, 0, (int32_t)c->span - 1);
     EMIT(e, 0x4d, 0x31, 0xd3); /* xor %r10, %r11 */
     EMIT(e, 0x49, 0xf7, 0xc3); /* test $…, %r11 */
     emit_u32(e, (uint32_t)MEM_PAGE_MASK);
@@ -356,10 +359,10 @@ static void put_alone_exit(struct translation *t, const struct bt_cold *c)
     t->s->exits[t->exit_count - 1].alone = true;
 }
 
-static void move_rsp(struct emit *e, int32_t by)
+static void move_rsp(struct translation *t, int32_t by)
 {
     if (by != 0)
-        emit_lea(e, true, GUEST_RSP, GUEST_RSP, EMIT_NO_INDEX, 0, by);
+        emit_lea(&t->e, !t->code32, GUEST_RSP, GUEST_RSP, EMIT_NO_INDEX, 0, by);
 }
 
 static void put_check_cold(struct translation *t, const struct bt_cold *c)
@@ -369,7 +372,7 @@ static void put_check_cold(struct translation *t, const struct bt_cold *c)
     emit_patch(c->patch, e->at);
     t->s->marks[t->mark_count++] =
         (struct bt_mark){.host = offset_here(t), .rip = c->rip, .count = c->count};
-    move_rsp(e, c->rsp);
+    move_rsp(t, c->rsp);
     if (c->table != 0)
         emit_gs_index(e, true, 0x2b, S0, S1, c->table);
     if (c->maker != NULL)
@@ -379,15 +382,15 @@ static void put_check_cold(struct translation *t, const struct bt_cold *c)
     else if (c->form == CHECK_OF_CONSTANT)
         emit_mov_constant(e, S0, c->target);
     else if (c->back != 0)
-        emit_lea(e, true, S0, S0, EMIT_NO_INDEX, 0, -c->back);
+        emit_lea(e, !t->code32, S0, S0, EMIT_NO_INDEX, 0, -c->back);
     if (c->span != 0)
-        crosses = put_span_compare(e, c);
+        crosses = put_span_compare(t, c);
     if (c->back != 0)
-        emit_lea(e, true, S0, S0, EMIT_NO_INDEX, 0, c->back);
+        emit_lea(e, !t->code32, S0, S0, EMIT_NO_INDEX, 0, c->back);
     EMIT(e, 0x41, 0xbb); /* mov $what, %r11d */
     emit_u32(e, c->what);
     emit_call_to(e, c->stub);
-    move_rsp(e, -c->rsp);
+    move_rsp(t, -c->rsp);
     emit_jmp_to(e, c->after);
     if (crosses != NULL) {
         emit_patch(crosses, e->at);
@@ -448,6 +451,13 @@ static void put_no_smap(struct translation *t, const struct bt_cold *c)
     put_to_indirect(t, c->target);
 }
 
+static void put_x87_cold(struct translation *t, const struct bt_cold *c)
+{
+    emit_patch(c->patch, t->e.at);
+    emit_call_to(&t->e, t->vm->stubs.x87);
+    emit_jmp_to(&t->e, c->after);
+}
+
 /* The list grows meanwhile. */
 static void put_cold(struct translation *t)
 {
@@ -474,6 +484,9 @@ static void put_cold(struct translation *t)
             break;
         case COLD_NO_SMAP:
             put_no_smap(t, &c);
+            break;
+        case COLD_X87:
+            put_x87_cold(t, &c);
             break;
         }
     }
@@ -550,8 +563,8 @@ static void decode_crossing(struct bt_vm *vm, const struct bt_unit *u, const uin
     i->bytes = i->copy;
     i->offset = 0;
     i->full = &s->full[0];
-    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, INSN_LENGTH_MAX, &i->in, &s->full[0]) ==
-        INSN_OK)
+    if (insn_decode(&vm->decoder, bt_key_decodes(u->key), i->bytes, INSN_LENGTH_MAX, &i->in,
+                    &s->full[0]) == INSN_OK)
         classify_all(vm, u->key, i);
     else
         *i = (struct bt_insn){.kind = KIND_SITE_END, .memory = -1};
@@ -707,7 +720,8 @@ static void put_poll_after_shield(struct translation *t)
 static bool keeps_s1(const struct bt_insn *i)
 {
     return i->kind == KIND_COPY || i->kind == KIND_LEA || i->kind == KIND_PUSH ||
-           i->kind == KIND_POP || i->kind == KIND_SKIP || i->kind == KIND_JCC;
+           i->kind == KIND_POP || i->kind == KIND_SKIP || i->kind == KIND_JCC ||
+           i->kind == KIND_X87;
 }
 
 static void emit_insn(struct translation *t)
@@ -727,6 +741,9 @@ static void emit_insn(struct translation *t)
         break;
     case KIND_COPY:
         emit_copy(t);
+        return;
+    case KIND_X87:
+        emit_x87(t);
         return;
     case KIND_LEA:
         emit_lea_insn(t);
@@ -755,7 +772,8 @@ static void emit_insn(struct translation *t)
 static bool keeps_rsp(const struct bt_insn *i)
 {
     bool plain = i->kind == KIND_COPY || i->kind == KIND_LEA || i->kind == KIND_PUSH ||
-                 i->kind == KIND_POP || i->kind == KIND_CALL || i->kind == KIND_RET;
+                 i->kind == KIND_POP || i->kind == KIND_CALL || i->kind == KIND_RET ||
+                 i->kind == KIND_X87;
     if (i->memory >= 0 && i->in.disp != (int16_t)i->in.disp)
         return false; /* the sum might not be a displacement */
     return i->kind == KIND_SKIP || (plain && !i->has_rsp);
@@ -836,6 +854,8 @@ int bt_translate(struct bt_vm *vm, struct bt_unit *u, const uint8_t *page, const
         .s = vm->scratch,
         .reach = u->key & BT_KEY_REACH,
         .smap = (u->key & BT_KEY_REACH) == REACH_SUPERVISOR,
+        .code32 = (u->key & BT_KEY_CODE32) != 0,
+        .word = u->key & BT_KEY_CODE32 ? 4 : 8,
         .e = {.at = u->code, .to_exec = vm->memory.exec - vm->memory.write},
     };
     vm->scratch->number++;

@@ -27,6 +27,7 @@ enum bt_kind {
     KIND_PUSHF,
     KIND_CLD,
     KIND_SMAP,   /* STAC, CLAC */
+    KIND_X87,    /* emit_x87.c */
     KIND_STRING, /* REP STOS, REP MOVS: a stub, or the interpreter; and the unit goes on */
 };
 
@@ -49,7 +50,7 @@ struct bt_insn {
     bool flags_out;  /* writes some */
     bool flags_read; /* does something that depends on them, beside leaving some as they were */
     bool may_fault;  /* beyond its memory operand: divide, alignment */
-    bool pushes;     /* 8 bytes */
+    bool pushes;     /* in.stack_size bytes */
     bool has_rsp;    /* as a register, beside what is implied */
     int8_t memory;   /* index of the memory operand, or -1 */
     uint16_t writes; /* general registers, by bits */
@@ -68,7 +69,7 @@ struct bt_insn {
 struct tr_address {
     uint8_t seg; /* SEG_FS, SEG_GS, or SEG_DS: no base */
     uint8_t base, index, scale;
-    bool wide;   /* 64 bits */
+    bool wide;   /* of the mode's whole width: 64 bits, or 32 in 32-bit code */
     bool by_rip; /* a constant that moves with the code */
     int64_t disp;
 };
@@ -101,6 +102,7 @@ enum bt_cold_kind {
     COLD_RETURNS,
     COLD_POLL,
     COLD_NO_SMAP,
+    COLD_X87,
 };
 
 struct bt_cold {
@@ -159,6 +161,10 @@ struct translation {
     struct bt_unit *u;
     struct bt_scratch *s;
     struct emit e;
+    bool code32;   /* 32-bit code */
+    bool x87;      /* the x87 registers are in the host's */
+    uint8_t whole; /* in 32-bit code: of FS and GS this is known, BT_WHOLE_… */
+    uint8_t word;  /* bytes of an address, and of a push */
     unsigned cold_count, exit_count, site_count, mark_count, linear_count;
     const struct bt_insn *i; /* under way */
     uint8_t reach;           /* of its accesses: STAC and CLAC change it */
@@ -184,7 +190,7 @@ static inline uint64_t insn_rip(const struct translation *t, const struct bt_ins
 }
 static inline uint64_t insn_next_rip(const struct translation *t, const struct bt_insn *i)
 {
-    return t->u->rip + i->offset + i->in.length;
+    return bt_key_wrap(t->u->key, t->u->rip + i->offset + i->in.length);
 }
 
 /* The host register of a guest's, or -1: in vcpu.gpr. */
@@ -306,11 +312,18 @@ bool bt_decode(struct bt_vm *vm, uint8_t key, const uint8_t *bytes, unsigned n, 
 /* ---- classify.c ---- */
 void classify(const struct bt_vm *vm, uint8_t key, struct bt_insn *i);
 
+/* ---- code32.c ---- */
+
+/* Of an instruction of 32-bit code: whether 64-bit code has the same by the same bytes, but for
+ * those that rewrite.c knows; whether the translator can make the address of its operand. */
+bool code32_is_same(const struct bt_insn *i);
+bool code32_can_address(const struct bt_insn *i);
+
 /* ---- emit_*.c ---- */
 /* Makes i->plan and i->rotated. Without registers enough emit_copy leaves the instruction to the
  * interpreter. */
 void bt_plan(struct bt_insn *i);
-/* Where a push of 8 bytes goes; it is done when the value is there and RSP has moved. */
+/* Where a push goes; it is done when the value is there and RSP has moved. */
 struct tr_operand tr_pushed(struct translation *t);
 void tr_store_constant(struct translation *t, struct tr_operand o, uint64_t value);
 void tr_store_linear(struct translation *t, struct tr_operand o, uint64_t linear);
@@ -320,6 +333,8 @@ void emit_copy(struct translation *t);
 void emit_lea_insn(struct translation *t);
 void emit_stack(struct translation *t);
 void emit_branch(struct translation *t);
+bool tr_is_x87(uint8_t key, const struct bt_insn *i);
+void emit_x87(struct translation *t);
 void emit_system(struct translation *t);
 void tr_put_ac(struct emit *e, bool on); /* RFLAGS are lost */
 

@@ -166,12 +166,21 @@ static void copy(uint8_t *to, const uint8_t *from, uint64_t n, unsigned size)
         HOST_MOVS("q");
 }
 
+/* RSI and RDI are linear addresses, but for a base of FS or GS in 64-bit mode. */
+static bool is_plain(const struct vcpu *v, const struct insn *i)
+{
+    if (v->code64)
+        return i->address_size == 8;
+    return i->address_size == 4 && i->seg != SEG_FS && i->seg != SEG_GS &&
+           ((v->gpr[RSI] | v->gpr[RDI]) >> 32) == 0 && x86_is_flat(v);
+}
+
 /* Does as many iterations of REP MOVS or STOS as are safe at once; 0 when the slow way must go. */
 static uint64_t run_fast(struct vcpu *v, const struct insn *i, enum string_kind kind, unsigned size,
                          uint64_t count)
 {
     uint8_t *to = NULL, *from = NULL;
-    if (!v->code64 || i->address_size != 8 || (v->rflags & FLAG_DF) || (v->rflags & FLAG_TF))
+    if (!is_plain(v, i) || (v->rflags & FLAG_DF) || (v->rflags & FLAG_TF))
         return 0;
     uint64_t left = v->instruction_limit - v->counters.instructions;
     uint64_t n = fast_span(v, v->gpr[RDI], true, &to) / size;
@@ -192,8 +201,8 @@ static uint64_t run_fast(struct vcpu *v, const struct insn *i, enum string_kind 
     else
         fill(to, v->gpr[RAX], n, size);
     if (kind == MOVS)
-        v->gpr[RSI] += n * size;
-    v->gpr[RDI] += n * size;
+        v->gpr[RSI] = wrap_address(i, v->gpr[RSI] + n * size);
+    v->gpr[RDI] = wrap_address(i, v->gpr[RDI] + n * size);
     return n;
 }
 

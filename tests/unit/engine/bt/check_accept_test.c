@@ -67,7 +67,9 @@ CODE64(
     "vpcompressd %zmm1, (%rdi){%k2}; vscatterdps %zmm1, (%rax, %zmm2, 4){%k1}; kmovq (%rax), %k3\n"
     "vpmovqb %zmm1, (%rdi); vpbroadcastq %r10, %zmm3; kmovw %k1, %r11d; vcmpps $1, (%rax), %zmm1, "
     "%k2\n"
-    "flds (%rax); fsin; emms; movq %mm1, (%rax); fxsave (%rdi); xsave (%rdi); rep movsb; lodsq\n"
+    "flds (%rax); fstpt 2(%r10, %rcx, 4); fnstsw %ax; fcomi %st(2), %st; fcmovb %st(3), %st\n"
+    "fninit; fsin; fildll 8(%rsp); fbstp 0x404010; fnstcw (%r11); fwait; fnstenv (%rdi); emms; "
+    "movq %mm1, (%rax); fxsave (%rdi); xsave (%rdi); rep movsb; lodsq\n"
     "rdtsc; cpuid; rdfsbase %rax; wrgsbase %r10; swapgs; cli; sti; nop; rdrand %rax; pause\n"
     "mov %cr3, %rax; mov %rax, %cr8; invlpg (%rax); rdmsr; in %dx, %al; mov %ds, %eax; mov %eax, "
     "%fs\n"
@@ -246,7 +248,7 @@ CODE64(
     "mov %gs:4(%rax), %ecx; movups (%rdi), %xmm0; movups 16(%rdi), %xmm1; movaps %xmm0, "
     "32(%rdi)\n"
     "lock cmpxchg16b (%rdi); mov %rax, 8(%rdi); mov 240(%rdi), %rax; mov 260(%rdi), %rax\n"
-    "sti; mov (%rdi), %rax; mov 8(%rdi), %rax; cli; mov 16(%rdi), %rax; fsin; mov (%rdi), %rax\n"
+    "sti; mov (%rdi), %rax; mov 8(%rdi), %rax; cli; mov 16(%rdi), %rax; fninit; mov (%rdi), %rax\n"
     "mov 8(%rdi), %rax; mov 4(%rdi), %rax; jz 1f; mov 12(%rdi), %rax; 1: mov (%rdi), %rdi\n"
     "mov (%rdi), %rcx; mov 8(%rdi), %rdi; mov (%rdi), %rdi; call *16(%rax); nop\n");
 
@@ -339,9 +341,11 @@ static uint8_t *put_other(uint8_t *to, uint64_t x)
     case 13:
         return PUT(to, 0x9c); /* pushf */
     case 14:
-        return n & 1 ? PUT(to, 0x0f, 0x01, 0xf8) : PUT(to, 0xd9, 0xfe); /* swapgs, fsin */
+        return n & 1 ? PUT(to, 0x0f, 0x01, 0xf8) : PUT(to, 0xdb, 0xe3); /* swapgs, fninit */
     default:
-        return n & 1 ? PUT(to, 0xfb) : PUT(to, 0x6a, n); /* sti, push */
+        return n & 2   ? PUT(to, 0xdd, (uint8_t)(0x40 | (n & 0x18)), 0x20 | RSP, n & 0xf8)
+               : n & 1 ? PUT(to, 0xfb)
+                       : PUT(to, 0x6a, n); /* x87 by RSP, sti, push */
     }
 }
 

@@ -8,7 +8,7 @@
 #define CALL_ON   0xe8, 0x20, 0, 0, 0
 #define CALL_RAX  0xff, 0xd0
 #define RET       0xc3
-#define FSIN      0xd9, 0xfe
+#define FNINIT    0xdb, 0xe3
 #define PUSH_RAX  0x50
 #define STORE_RSP 0x65, 0x48, 0x89, 0x24, 0x25 /* mov %rsp, %gs:… */
 #define LOAD_RSP  0x65, 0x48, 0x8b, 0x24, 0x25
@@ -36,8 +36,8 @@ static void accepted(void **state)
         {CLAC, RET},
         {STAC, JMP_RAX},
         {CLAC, JMP_RAX},
-        {STAC, FSIN, LOAD, CLAC, FSIN, LOAD},
-        {CLAC, FSIN, LOAD, STAC, FSIN, LOAD},
+        {STAC, FNINIT, LOAD, CLAC, FNINIT, LOAD},
+        {CLAC, FNINIT, LOAD, STAC, FNINIT, LOAD},
         {0x39, 0xc8, STAC, 0x74, 4, CLAC, 0x75, 4}, /* cmp; je; jne */
     };
     for (unsigned n = 0; n < sizeof(guests) / sizeof(guests[0]); n++) {
@@ -135,7 +135,7 @@ static void exit_to_another_reach(void **state)
 
 static void site_of_another_reach(void **state)
 {
-    MAKE_SUPERVISOR(STAC, FSIN);
+    MAKE_SUPERVISOR(STAC, FNINIT);
     rig->u.sites[0].key = rig->u.key;
     refused("reach: the site is of another");
 }

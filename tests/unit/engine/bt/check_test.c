@@ -276,7 +276,9 @@ static void foreign_instructions(void **state)
         {{0xf3, 0xa4}, 2, "opcode: STRINGOP"},
         {{0x0f, 0xa2}, 2, "opcode: MISC"},
         {{0xd7}, 1, "opcode: MISC"},
-        {{0xd9, 0xfe}, 2, "opcode: X87_ALU"},
+        {{0xd9, 0xfe}, 2, "x87: the registers may be the host's"},
+        {{0xd9, 0x30}, 2, "opcode: X87_ALU"},
+        {{0x9b}, 1, "x87: the registers may be the host's"},
         {{0x0f, 0x77}, 2, "opcode: MMX"},
         {{0x0f, 0x6f, 0xc1}, 3, "register: mm"},
         {{0x8e, 0xe8}, 2, "register: gs"},
@@ -427,7 +429,7 @@ static void site_record(void **state)
     MAKE(0x0f, 0xa2);
     FIND(0x49, 0xbb)[2] ^= 8;
     refused("site: no record of this unit");
-    MAKE(0xd9, 0xfe); /* fsin: a site that resumes */
+    MAKE(0xdb, 0xe3); /* fninit: a site that resumes */
     assert_non_null(rig->u.sites[0].resume);
     rig->u.sites[0].resume -= 2;
     refused("flow: ");
@@ -436,11 +438,39 @@ static void site_record(void **state)
     refused("site: of another unit");
 }
 
+#define FSIN     0xd9, 0xfe
+#define CMP_LIVE 0x65, 0x80, 0x3c, 0x25 /* cmpb $0, %gs:x87_live */
+
+static void x87_live(void **state)
+{
+    bool saves = host_processor.saves_pointers;
+    host_processor.saves_pointers = false; /* only then they are translated */
+    MAKE(FSIN);
+    FIND(CMP_LIVE)[8] = 1;
+    refused("x87: ");
+    MAKE(FSIN);
+    add32(FIND(CMP_LIVE) + 4, 1);
+    refused("x87: ");
+    MAKE(FSIN);
+    nops(FIND(CMP_LIVE) + 9, 6);
+    refused("x87: ");
+    MAKE(FSIN);
+    emit_patch(FIND(CMP_LIVE) + 11, FIND(FSIN)); /* past the stub */
+    refused("x87: ");
+    MAKE(0xdb, 0xe3, FSIN); /* looked at after the site */
+    assert_true(FIND(CMP_LIVE) >
+                rig->vm.memory.write + (rig->u.sites[0].resume - rig->vm.memory.exec) - 1);
+    MAKE(FSIN);
+    rig->u.mark_count = 0;
+    refused("mark: ");
+    host_processor.saves_pointers = saves;
+}
+
 #define REP_STOS 0xf3, 0x48, 0xab
 
 static void string_stub(void **state)
 {
-    uint8_t *const(*stubs)[BT_STRINGS][4] = rig->vm.stubs.strings;
+    uint8_t *(*stubs)[BT_STRINGS][4] = rig->vm.stubs.strings[0];
     MAKE(0xf3, 0xa4, 0xf2, 0x66, 0xa5, 0xf3, 0xab, REP_STOS); /* one accepted of each size */
     MAKE(REP_STOS);
     emit_patch(FIND(0x49, 0xbb) + 11, stubs[REACH_SUPERVISOR][BT_STOS][3]);
@@ -683,6 +713,7 @@ int main(void)
         cmocka_unit_test(exit_linked),
         cmocka_unit_test(site_record),
         cmocka_unit_test(string_stub),
+        cmocka_unit_test(x87_live),
         cmocka_unit_test(crossing_token),
         cmocka_unit_test(crossing_second),
         cmocka_unit_test(poll_with_flags_saved),

@@ -45,7 +45,7 @@ static bool afresh(struct bt_vm *vm, uint8_t key, struct bt_insn *i, unsigned n)
     static struct insn_full full;
     i->bytes = i->copy;
     i->full = &full;
-    if (insn_decode(&vm->decoder, INSN_MODE_64, i->bytes, n, &i->in, &full) != INSN_OK)
+    if (insn_decode(&vm->decoder, bt_key_decodes(key), i->bytes, n, &i->in, &full) != INSN_OK)
         return false;
     classify(vm, key, i);
     bt_plan(i);
@@ -98,7 +98,8 @@ static void assert_same(const struct bt_insn *a, const struct bt_insn *b)
 
 static void shapes_are_like_decoding(void **test)
 {
-    static const uint8_t keys[] = {0, 5, 9, 14}; /* reaches and vector classes */
+    /* reaches and vector classes; 32-bit code */
+    static const uint8_t keys[] = {0, 5, 9, 14, BT_KEY_CODE32 | 5, BT_KEY_CODE32 | 14};
     struct translation_rig *r = translation_create();
     struct bt_insn *seen = &r->vm.scratch->insns[0], fresh;
     unsigned decoded = 0;
@@ -132,15 +133,16 @@ static void every_opcode(void **test)
     struct bt_insn *seen = &r->vm.scratch->insns[0], fresh;
     (void)test;
 
-    for (unsigned n = 0; n < sizeof(beginnings) / sizeof(*beginnings) * 256 * 256; n++) {
-        unsigned beginning = n / 65536;
+    for (unsigned n = 0; n < 2 * sizeof(beginnings) / sizeof(*beginnings) * 256 * 256; n++) {
+        unsigned beginning = n / 2 / 65536;
+        uint8_t key = n & 1 ? BT_KEY_CODE32 | 14 : 14;
         for (unsigned again = 0; again < 2; again++) {
             memset(seen, 0, sizeof(*seen));
             r->vm.scratch->number++;
             memset(&fresh, 0, sizeof(fresh));
-            make(fresh.copy, beginning, (n & 0xffff) | 0x250000);
-            bool good = afresh(&r->vm, 14, &fresh, INSN_LENGTH_MAX);
-            assert_int_equal(bt_decode(&r->vm, 14, fresh.copy, INSN_ROOM, seen), good);
+            make(fresh.copy, beginning, (n / 2 & 0xffff) | 0x250000);
+            bool good = afresh(&r->vm, key, &fresh, INSN_LENGTH_MAX);
+            assert_int_equal(bt_decode(&r->vm, key, fresh.copy, INSN_ROOM, seen), good);
             if (good)
                 assert_same(seen, &fresh);
         }
