@@ -155,14 +155,12 @@ void tr_save_flags(struct translation *t)
     t->saved = true;
 }
 
-/* It only leaves some, as AMD's IMUL does, and the next writes them all: nothing between that may
- * leave, fault or look. */
-bool tr_flags_are_dead(const struct translation *t)
+/* From `i` on the next that has to do with them writes them all: nothing before that may leave,
+ * fault or look. */
+static bool are_dead(const struct translation *t, const struct bt_insn *i)
 {
     const struct bt_insn *end = t->s->insns + t->s->count;
-    if (t->i->flags_read || !t->i->flags_out)
-        return false;
-    for (const struct bt_insn *i = t->i + 1; i < end; i++) {
+    for (; i < end; i++) {
         bool quiet = i->kind == KIND_SKIP || i->kind == KIND_LEA ||
                      (i->kind == KIND_COPY && i->memory < 0 && !i->may_fault && i->plan.possible);
         if (!quiet || i->flags_read)
@@ -171,6 +169,12 @@ bool tr_flags_are_dead(const struct translation *t)
             return true;
     }
     return false;
+}
+
+/* It only leaves some, as AMD's IMUL does. */
+bool tr_flags_are_dead(const struct translation *t)
+{
+    return !t->i->flags_read && t->i->flags_out && are_dead(t, t->i + 1);
 }
 
 void tr_host_flags(struct translation *t)
@@ -185,7 +189,7 @@ void tr_host_flags(struct translation *t)
 }
 
 /* Between the instruction under way and the next that writes them all: nothing that leaves, faults
- * or changes what they are made from. */
+ * or changes what they are made from; or after the change nobody asks. */
 static bool can_be_left(const struct translation *t)
 {
     const struct bt_insn *end = t->s->insns + t->s->count;
@@ -202,7 +206,7 @@ static bool can_be_left(const struct translation *t)
         if (i->kind == KIND_COPY && (i->flags_all || (i->flags_in && i->flags_out)))
             return true;
         if (i->writes & registers_of(t->maker))
-            return false;
+            return are_dead(t, i + 1);
     }
     return false;
 }
