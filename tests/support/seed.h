@@ -33,7 +33,7 @@ static inline int teardown(void **state)
 /* Accesses go by the table of the TLB, not by a slot of their own. */
 static inline void by_table(bool all)
 {
-    memset(rig->vm.scattered, all ? 0xff : 0, sizeof(rig->vm.scattered));
+    translation_by_table(rig, all);
 }
 
 /* From there on, in what is seldom run too; NULL: nowhere. */

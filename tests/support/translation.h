@@ -94,4 +94,41 @@ static inline int translation_try(struct translation_rig *r, unsigned offset, ui
     return rc;
 }
 
+/* Whether every access to come goes by the table (bt_is_scattered), or none. */
+static inline void translation_by_table(struct translation_rig *r, bool all)
+{
+    memset(r->vm.scattered, all ? 0xff : 0, sizeof(r->vm.scattered));
+}
+
+static inline uint64_t translation_random(uint64_t *x) /* xorshift64 */
+{
+    *x ^= *x << 13;
+    *x ^= *x >> 7;
+    return *x ^= *x << 17;
+}
+
+/* 20,000 units of random bytes, in all reaches and vector classes with `key` in addition: how many
+ * were refused. */
+static inline unsigned translation_try_random(struct translation_rig *r, uint8_t key)
+{
+    uint64_t x = 0x9e3779b97f4a7c15;
+    unsigned refused = 0;
+    for (unsigned n = 0; n < 20000; n++) {
+        for (unsigned k = 0; k < 64; k += 8) {
+            uint64_t bytes = translation_random(&x);
+            memcpy(r->page + n % 1000 + k, &bytes, 8);
+        }
+        r->vm.counting = n & 1;
+        translation_by_table(r, n & 2);
+        r->alone = n & 4;
+        unsigned reach = x % 3, class = x / 3 % 4;
+        refused +=
+            translation_try(r, n % 1000, (uint8_t)(reach | class << BT_KEY_VECTOR_SHIFT | key),
+                            false) != 0;
+    }
+    r->vm.counting = r->alone = false;
+    translation_by_table(r, false);
+    return refused;
+}
+
 #endif

@@ -88,13 +88,6 @@ static void string_of_the_other_mode(void **state)
 
 /* ---- what must pass ---- */
 
-static uint64_t next_random(uint64_t *x)
-{
-    *x ^= *x << 13;
-    *x ^= *x >> 7;
-    return *x ^= *x << 17;
-}
-
 static uint8_t *put(uint8_t *to, const uint8_t *bytes, unsigned n)
 {
     memcpy(to, bytes, n);
@@ -162,7 +155,7 @@ static void random_sharing(void **state)
         uint8_t *to = rig->page;
         memset(rig->page, NOP, 1024);
         while (to < rig->page + 300) {
-            uint64_t r = next_random(&x);
+            uint64_t r = translation_random(&x);
             to = (r & 15) < 9 ? put_access(to, r >> 4) : put_other(to, r >> 4);
         }
         rig->vm.counting = n % 5 == 0;
@@ -177,20 +170,7 @@ static void random_sharing(void **state)
 
 static void random_bytes(void **state)
 {
-    uint64_t x = 0x9e3779b97f4a7c15;
-    for (unsigned n = 0; n < 20000; n++) {
-        for (unsigned k = 0; k < 64; k += 8) {
-            uint64_t bytes = next_random(&x);
-            memcpy(rig->page + n % 1000 + k, &bytes, 8);
-        }
-        rig->vm.counting = n & 1;
-        by_table(n & 2);
-        rig->alone = n & 4;
-        assert_int_equal(
-            translation_try(rig, n % 1000, KEY(x % 3, x / 3 % 4) | BT_KEY_CODE32, false), 0);
-    }
-    rig->vm.counting = rig->alone = false;
-    by_table(false);
+    assert_int_equal(translation_try_random(rig, BT_KEY_CODE32), 0);
 }
 
 /* Every opcode of the legacy maps under the prefixes that change it, with and without memory. */
