@@ -108,8 +108,7 @@ struct bt_unit {
     uint8_t *enter_crossing; /* with flags saved, from a page that does not know this mapping */
     struct bt_mark *marks;
     unsigned mark_count;
-    uint16_t
-        *linears; /* bt_unit_offset of each linear address in the code, 64 bits: bt_move_page */
+    uint16_t *linears; /* bt_unit_offset of each linear address of 64 bits: move.c */
     unsigned linear_count;
     bool movable;
     struct bt_exit *exits;

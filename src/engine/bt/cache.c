@@ -509,8 +509,11 @@ static struct bt_unit *make(struct vcpu *v, uint8_t key, bool alone, struct sour
     struct bt_vm *vm = bt_local(v)->vm;
     uint64_t linear = v->rip & MEM_PAGE_MASK, generation[2] = {0};
 
-    bt_vector_save(v); /* the decoder and malloc know nothing of the rule */
-    if (!room(vm))
+    bt_vector_save(v);                    /* the decoder and malloc know nothing of the rule */
+    pthread_mutex_lock(&vm->translating); /* who may be using some of it up */
+    bool full = !room(vm);
+    pthread_mutex_unlock(&vm->translating);
+    if (full)
         flush(v, vm);
     if (crosses(vm, key, v->rip, from->host[0])) {
         if (!x86_canonical(v, linear + MEM_PAGE_SIZE) ||
