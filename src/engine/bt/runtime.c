@@ -230,6 +230,7 @@ const uint8_t *bt_do_indirect(struct vcpu *v, uint64_t target)
 
 const uint8_t *bt_do_find(struct vcpu *v, uint64_t target)
 {
+    called(v);
     merge_flags(v);
     v->rip = target;
     bt_jump_forget(v, target);
