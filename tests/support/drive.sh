@@ -23,6 +23,7 @@ has() { # has NAME PATTERN: in what the guest said
 start() {
     mkdir -p "$dir"
     mkfifo "$dir/in"
+    : >"$dir/out" # expect may look before the shell below has made it
     exec 3<>"$dir/in"
     "$doppel" run --engine "$engine" "$@" <"$dir/in" >"$dir/out" 2>"$dir/err" 3>&- &
     pid=$!
